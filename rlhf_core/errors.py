@@ -1,0 +1,44 @@
+"""What can be mended: errors whose message tells the user what was found and what to do.
+
+The command prints the message without a traceback and ends with `exit_code`.
+"""
+
+
+class RlhfError(Exception):
+    """A fault with a sentence for the user; `exit_code` is what the command ends with."""
+
+    exit_code = 1
+
+
+class UserError(RlhfError):
+    """What the user gave cannot be used."""
+
+    exit_code = 2
+
+
+class RecipeError(UserError):
+    """The recipe, or a `--set` override, cannot be used."""
+
+
+class DataError(UserError):
+    """Rows or files of the data cannot be used."""
+
+
+class ModelError(UserError):
+    """A base model or tokenizer cannot be used."""
+
+
+class ArtifactError(UserError):
+    """An artifact is missing, damaged, or of another stage than the one needed."""
+
+
+class TrainingStopped(RlhfError):
+    """Training was stopped by its own guard: going on could not have been right."""
+
+    exit_code = 3
+
+
+class StorageError(RlhfError):
+    """The store cannot be written: disk full, read-only or damaged."""
+
+    exit_code = 4

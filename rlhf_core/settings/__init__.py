@@ -1,0 +1,1 @@
+"""What a recipe may say: one frozen, closed settings model per stage."""

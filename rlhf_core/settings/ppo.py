@@ -1,0 +1,130 @@
+"""Settings of PPO."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from rlhf_core.settings.base import LoraSettings, Settings
+
+
+class PpoSettings(Settings):
+    """Proximal policy optimization against the reward model, with a KL penalty to the SFT model.
+
+    The algorithm is arXiv:1707.06347; its use on language models follows arXiv:1909.08593,
+    arXiv:2203.02155 and arXiv:2403.17031 ("N+").
+    """
+
+    updates: int = Field(default=100, ge=1)
+    """Rounds of rollout and optimization."""
+
+    rollout_batch_size: int = Field(default=64, ge=2)
+    """Responses generated before each round of optimization, over all processes."""
+
+    mini_batch_size: int = Field(default=16, ge=1)
+    """Responses per optimizer step."""
+
+    micro_batch_size: int | None = Field(default=None, ge=1)
+    """Responses per forward pass, when fewer than `mini_batch_size` fit in memory."""
+
+    ppo_epochs: int = Field(default=4, ge=1)
+    """Passes over each rollout."""
+
+    learning_rate: float = Field(default=3e-6, gt=0)
+    """Peak learning rate of the policy."""
+
+    value_learning_rate: float | None = Field(default=None, gt=0)
+    """Peak learning rate of the value model; the policy's when not given."""
+
+    learning_rate_schedule: Literal["linear", "constant"] = "linear"
+    """After warm-up: down to 0 over the updates, or constant."""
+
+    warmup_updates: int = Field(default=10, ge=0)
+    """Updates over which the learning rate rises from a tenth of its peak."""
+
+    adam_beta2: float = Field(default=0.95, gt=0, lt=1)
+    """Second-moment decay of Adam (arXiv:2203.02155, C.4)."""
+
+    adam_epsilon: float = Field(default=1e-5, gt=0)
+    """Adam's epsilon; 1e-5 in every published run (detail P11)."""
+
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    """Gradients of policy and value model are scaled down to this norm, each apart."""
+
+    temperature: float = Field(default=1.0, gt=0)
+    """Divides the logits in the sampler and in every log-probability alike (detail P2)."""
+
+    kl_coef: float = Field(default=0.05, ge=0)
+    """Weight of the per-token KL penalty that keeps the policy near the SFT model."""
+
+    kl_target: float | None = Field(default=None, gt=0)
+    """Sequence KL in nats towards which `kl_coef` is adapted (arXiv:1909.08593, 2.2)."""
+
+    kl_horizon: int = Field(default=10_000, ge=1)
+    """Episodes over which the adaptive coefficient reacts."""
+
+    gamma: float = Field(default=1.0, gt=0, le=1)
+    """Discount per token."""
+
+    gae_lambda: float = Field(default=0.95, ge=0, le=1)
+    """Bias against variance of the advantage estimate (arXiv:1506.02438)."""
+
+    clip_range: float = Field(default=0.2, gt=0)
+    """How far the ratio new / old may move before its gradient stops."""
+
+    value_clip_range: float = Field(default=0.2, gt=0)
+    """How far a value may move from its rollout estimate within one update."""
+
+    whiten_advantages: Literal["rollout", "mini_batch", "nothing"] = "rollout"
+    """Over which tokens advantages are brought to mean 0 and variance 1."""
+
+    whiten_rewards: bool = False
+    """Divide rewards by their deviation without a mean shift; not neutral (section 3.6)."""
+
+    score_at: Literal["eos", "after_eos"] = "eos"
+    """Token that receives the score: the end token, or the one after it as in N+ and TRL."""
+
+    missing_eos_score: float = -1.0
+    """Replaces the score of a response that did not end; the 5th percentile of the reference's own
+    scores takes its place where that is lower (details P5 and P7)."""
+
+    reward_clip: float | None = Field(default=None, gt=0)
+    """Bound on the size of a score."""
+
+    value_init: Literal["reward_model", "sft"] = "reward_model"
+    """Where the value model's weights come from; from `sft` its head starts at zero."""
+
+    value_warmup_updates: int = Field(default=0, ge=0)
+    """First updates that train the value model only."""
+
+    max_approx_kl: float | None = Field(default=None, gt=0)
+    """End an update's optimization early once the policy moved this far within it."""
+
+    max_kl_to_reference: float | None = Field(default=50.0, gt=0)
+    """Stop training when the mean sequence KL passes this many nats."""
+
+    lora: LoraSettings | None = None
+    """Train adapters on policy and value model instead of all weights."""
+
+    @model_validator(mode="after")
+    def _batches_are_even(self) -> Self:
+        if self.rollout_batch_size % self.mini_batch_size:
+            raise ValueError(
+                f"rollout_batch_size={self.rollout_batch_size} is not a multiple of "
+                f"mini_batch_size={self.mini_batch_size}: choose one that is."
+            )
+        if self.micro_batch_size is not None and self.micro_batch_size > self.mini_batch_size:
+            raise ValueError(
+                f"micro_batch_size={self.micro_batch_size} is larger than "
+                f"mini_batch_size={self.mini_batch_size}: make it at most as large."
+            )
+        if self.lora is not None and self.lora.dropout > 0:
+            raise ValueError(
+                "ppo.lora.dropout must be 0: with dropout the ratio of an unchanged policy is not "
+                "1 (detail P20)."
+            )
+        if self.value_warmup_updates >= self.updates:
+            raise ValueError(
+                f"value_warmup_updates={self.value_warmup_updates} leaves none of "
+                f"updates={self.updates} to the policy: make it smaller."
+            )
+        return self

@@ -1,0 +1,54 @@
+"""The recipe: one file that says all of a pipeline run."""
+
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from rlhf_core.settings.base import STAGES, Settings, Stage
+from rlhf_core.settings.data import DataSettings
+from rlhf_core.settings.evaluation import EvaluationSettings
+from rlhf_core.settings.model import ModelSettings
+from rlhf_core.settings.ppo import PpoSettings
+from rlhf_core.settings.reward_model import RewardModelSettings
+from rlhf_core.settings.sft import SftSettings
+
+
+class Recipe(Settings):
+    """All of a pipeline run: data, model, one section per stage, and the seed."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")
+    """Lower case, digits and dashes; names the MLflow experiment and the registered models."""
+
+    seed: int = Field(default=1, ge=0, lt=2**31)
+    """Decides every random choice of the run."""
+
+    last_stage: Stage = "evaluation"
+    """The pipeline ends after this stage."""
+
+    data: DataSettings
+    model: ModelSettings
+    sft: SftSettings = SftSettings()
+    reward_model: RewardModelSettings = RewardModelSettings()
+    ppo: PpoSettings = PpoSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages that this recipe runs, in order."""
+        return STAGES[: STAGES.index(self.last_stage) + 1]
+
+    @model_validator(mode="after")
+    def _each_stage_has_its_rows(self) -> Self:
+        if self.data.world is not None:
+            return self
+        if "reward_model" in self.stages and self.data.preferences is None:
+            raise ValueError(
+                f"last_stage={self.last_stage!r} needs a reward model, which needs rows: give "
+                "data.preferences a source, or end the recipe at an earlier stage."
+            )
+        if "ppo" in self.stages and not (self.data.prompts or self.data.demonstrations):
+            raise ValueError(
+                f"last_stage={self.last_stage!r} needs PPO, which needs prompts: give data.prompts "
+                "a source, or end the recipe at an earlier stage."
+            )
+        return self
