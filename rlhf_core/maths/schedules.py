@@ -1,0 +1,27 @@
+"""Learning rates over training, as shares of their peak."""
+
+import math
+
+
+def cosine_with_warmup(step: int, *, steps: int, warmup_steps: int, final_share: float) -> float:
+    """Share of the peak at optimizer step `step`, counted from 0.
+
+    Rises linearly over the warm-up, then falls along half a cosine from 1 to `final_share` at
+    the last step (arXiv:2203.02155, C.1: to 10 %).
+    """
+    if step < warmup_steps:
+        return (step + 1) / (warmup_steps + 1)
+    progress = min((step - warmup_steps) / max(steps - 1 - warmup_steps, 1), 1.0)
+    return final_share + (1 - final_share) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def warmup_from_a_tenth(update: int, *, warmup_updates: int) -> float:
+    """Share of the peak at `update`, counted from 0: .10, .19, ... to 1 (arXiv:2203.02155, C.4)."""
+    if update >= warmup_updates:
+        return 1.0
+    return 0.1 + 0.9 * update / warmup_updates
+
+
+def linear_to_zero(update: int, *, updates: int) -> float:
+    """Share of the peak at `update`, counted from 0: 1 - update / updates (N+, Stiennon)."""
+    return 1 - update / updates
