@@ -1,0 +1,1 @@
+"""The embedded world: a support desk whose replies can be graded exactly."""
