@@ -1,0 +1,152 @@
+"""A table is checked here: rows to train on, rows set aside with their reasons, or a refusal."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rlhf_core.lengths import LengthCounter, check_lengths
+from rlhf_core.preferences import TableName, check_rows
+from rlhf_core.reading import ReadTable
+from rlhf_core.rows import Row
+from rlhf_core.rules import LENGTH_RULES, RULES, Action, Fault, count_by_rule, render_faults
+from rlhf_core.settings.data import DataSettings
+from rlhf_core.settings.model import ModelSettings
+
+
+@dataclass(frozen=True, slots=True)
+class SetAside:
+    """A row that is not trained on, with the rules it breaks; no row where none could be read."""
+
+    file: str
+    line: int
+    rules: tuple[str, ...]
+    row: Row | None
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedTable:
+    """What became of the rows of one table."""
+
+    table: TableName
+    row_count: int
+    usable: list[Row]
+    set_aside: list[SetAside]
+    faults: list[Fault]
+    refusals: list[str]
+    """One message for each reason not to train at all; none where the table can be used."""
+
+
+def check_table(
+    read: ReadTable,
+    table: TableName,
+    settings: DataSettings,
+    model: ModelSettings,
+    counter: LengthCounter,
+) -> CheckedTable:
+    """Apply every rule to the table's rows, and to each fault the action of its rule."""
+    actions = rule_actions(settings)
+    faults = [*read.faults, *check_rows(read.rows, table)]
+    broken = _places(faults, actions, "refuse") | _places(faults, actions, "set_aside")
+    whole = [row for row in read.rows if (row.file, row.line) not in broken]
+    faults.extend(check_lengths(whole, model, counter))
+    refused = [fault for fault in faults if actions[fault.rule] == "refuse"]
+    aside = _places(faults, actions, "set_aside")
+    usable = [row for row in whole if (row.file, row.line) not in aside]
+    refusals = []
+    if refused:
+        refusals.append(f"{render_faults(refused)}\n{_other_way(refused)}")
+    counted = [fault for fault in faults if fault.rule not in LENGTH_RULES]
+    faulty = _places(counted, actions, "set_aside")
+    if len(faulty) > settings.max_set_aside_share * read.row_count:
+        refusals.append(_over_the_limit(table, counted, actions, read, settings))
+    if not refused and not usable:
+        refusals.append(
+            f"data.{table}: no row is left (rule DATA-001): {read.row_count} were read, and all "
+            f"were set aside ({_counts(faults)}). Mend the rows or raise the limits named."
+        )
+    return CheckedTable(
+        table=table,
+        row_count=read.row_count,
+        usable=usable,
+        set_aside=_set_aside(read.rows, faults, aside),
+        faults=faults,
+        refusals=refusals,
+    )
+
+
+def rule_actions(settings: DataSettings) -> Mapping[str, Action]:
+    """What is done by each rule under these settings."""
+    lengths: dict[str, Action] = {
+        "LEN-001": "set_aside" if settings.long_prompts == "drop" else "refuse",
+        "LEN-002": "set_aside" if settings.long_responses == "drop" else "refuse",
+    }
+    return {rule.id: rule.action for rule in RULES.values()} | lengths | settings.rules
+
+
+def refusal(tables: Sequence[CheckedTable], report_name: str) -> str | None:
+    """The whole message for data that cannot be used; None where all of it can."""
+    messages = [message for table in tables for message in table.refusals]
+    if not messages:
+        return None
+    rows = sum(table.row_count for table in tables)
+    faults = [fault for table in tables for fault in table.faults]
+    failed = len(
+        {(table.table, fault.file, fault.line) for table in tables for fault in table.faults}
+    )
+    rules = len(count_by_rule(faults))
+    messages.append(
+        f"{failed:,} of {rows:,} rows failed in {rules} {'rule' if rules == 1 else 'rules'}. "
+        f"Nothing was trained. Full list: {report_name}"
+    )
+    return "\n".join(messages)
+
+
+def _set_aside(
+    rows: Sequence[Row], faults: Sequence[Fault], aside: set[tuple[str, int]]
+) -> list[SetAside]:
+    row_at = {(row.file, row.line): row for row in rows}
+    rules: dict[tuple[str, int], set[str]] = {}
+    for fault in faults:
+        rules.setdefault((fault.file, fault.line), set()).add(fault.rule)
+    return [
+        SetAside(file, line, tuple(sorted(rules[file, line])), row_at.get((file, line)))
+        for file, line in sorted(aside)
+    ]
+
+
+def _other_way(refused: Sequence[Fault]) -> str:
+    """How such rows are set aside instead."""
+    lengths = {"LEN-001": "data.long_prompts=drop", "LEN-002": "data.long_responses=drop"}
+    options = [
+        f"--set {lengths[rule]}" if rule in lengths else f"--set data.rules.{rule}=set_aside"
+        for rule in count_by_rule(refused)
+    ]
+    return f"To train without these rows, set them aside: {' '.join(options)}"
+
+
+def _over_the_limit(
+    table: TableName,
+    faults: Sequence[Fault],
+    actions: Mapping[str, Action],
+    read: ReadTable,
+    settings: DataSettings,
+) -> str:
+    aside = [fault for fault in faults if actions[fault.rule] == "set_aside"]
+    count = len(_places(aside, actions, "set_aside"))
+    enough = -(-100 * count // read.row_count) / 100  # the share, rounded up to whole percent
+    return (
+        f"{render_faults(aside)}\n"
+        f"data.{table}: {count / read.row_count:.2%} of {read.row_count:,} rows had to be set "
+        f"aside ({_counts(aside)}), more than "
+        f"max_set_aside_share={settings.max_set_aside_share:.2%}. Mend the rows, or accept "
+        f"it: `--set data.max_set_aside_share={enough}`."
+    )
+
+
+def _counts(faults: Sequence[Fault]) -> str:
+    return ", ".join(f"{rule}: {count}" for rule, count in count_by_rule(faults).items())
+
+
+def _places(
+    faults: Sequence[Fault], actions: Mapping[str, Action], action: Action
+) -> set[tuple[str, int]]:
+    return {(fault.file, fault.line) for fault in faults if actions[fault.rule] == action}

@@ -1,0 +1,105 @@
+"""One table of the recipe, read: its rows in our form, its faults, and its raw sources."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from itertools import islice
+
+from rlhf_core.comparisons import join_rankings
+from rlhf_core.errors import DataError
+from rlhf_core.hub import Source, find_sources, read_rows
+from rlhf_core.preferences import TableName
+from rlhf_core.rows import PREFERENCE_FORMS, Row, RowReader, form_of
+from rlhf_core.rules import Fault
+from rlhf_core.settings.data import TableSettings
+from rlhf_core.sources import LocalFile, RawRow
+
+
+@dataclass(frozen=True, slots=True)
+class ReadTable:
+    """The rows that could be read, the faults of those that could not, and the raw sources."""
+
+    rows: list[Row]
+    faults: list[Fault]
+    sources: list[dict[str, object]]
+    row_count: int
+
+
+def read_table(settings: TableSettings, table: TableName, *, split_by: str) -> ReadTable:
+    """All rows that the settings name, brought to what `table` needs of them."""
+    rows: list[Row] = []
+    faults: list[Fault] = []
+    records = []
+    row_count = 0
+    for source in distinctly_named(find_sources(settings, table)):
+        left = None if settings.limit is None else settings.limit - row_count
+        before = row_count
+        reader: RowReader | None = None
+        for raw in islice(read_rows(source, settings, table), left):
+            row_count += 1
+            if isinstance(raw, Fault):
+                faults.append(raw)
+                continue
+            reader = reader or _reader(raw, settings, table, split_by)
+            row = reader.read(raw)
+            if isinstance(row, Fault):
+                faults.append(row)
+            else:
+                rows.append(row)
+        records.append(source_record(source) | {"table": table, "rows": row_count - before})
+    if row_count == 0:
+        raise DataError(
+            f"data.{table} holds no rows (rule DATA-001): {settings.source} has none but blank "
+            "lines. Pass a file with rows."
+        )
+    if settings.format == "rankings":
+        joined = join_rankings(rows)
+        rows, faults = joined.rows, [*faults, *joined.faults]
+    return ReadTable([_of_use(row, table) for row in rows], faults, records, row_count)
+
+
+def source_record(source: Source) -> dict[str, object]:
+    """What identifies the raw source wherever it lies: name and hash, or hub id and commit."""
+    if isinstance(source, LocalFile):
+        return {"name": source.name, "sha256": source.sha256, "bytes": source.bytes}
+    return {
+        "name": source.name,
+        "hub": True,
+        "subset": source.subset,
+        "split": source.split,
+        "commit": source.commit,
+    }
+
+
+def distinctly_named(sources: Iterable[Source]) -> list[Source]:
+    """The sources, a second one of equal name as `name#2`, so that a row's place is one place."""
+    seen: Counter[str] = Counter()
+    distinct: list[Source] = []
+    for source in sources:
+        seen[source.name] += 1
+        count = seen[source.name]
+        distinct.append(source if count == 1 else source._replace(name=f"{source.name}#{count}"))
+    return distinct
+
+
+def _reader(first: RawRow, settings: TableSettings, table: TableName, split_by: str) -> RowReader:
+    form = form_of(first, settings.columns, table) if settings.format == "auto" else settings.format
+    if table == "preferences" and form not in PREFERENCE_FORMS:
+        raise DataError(
+            f"data.preferences.format: {form!r} has one response a row and so prefers nothing: "
+            f"use one of {', '.join(PREFERENCE_FORMS)}."
+        )
+    if table == "demonstrations" and form == "prompts":
+        raise DataError(
+            "data.demonstrations.format: 'prompts' has no response to imitate: use "
+            "prompt_response, messages or text, or give the file as data.prompts."
+        )
+    return RowReader(form, settings.columns, split_by, settings.opening_sentences)
+
+
+def _of_use(row: Row, table: TableName) -> Row:
+    """Preferences keep all responses; the other tables the best one alone."""
+    if table == "preferences":
+        return row
+    best = row.best
+    return replace(row, responses=() if best is None else (best,), ranks=())

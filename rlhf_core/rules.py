@@ -1,0 +1,280 @@
+"""The rules that a row must meet: one table, with what is done by default and how to mend."""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
+
+Action = Literal["refuse", "set_aside", "warn"]
+
+SHOWN_PER_RULE = 20
+
+
+class Rule(NamedTuple):
+    """What is wrong, why it matters, and what the user can do about it."""
+
+    id: str
+    title: str
+    action: Action
+    why: str
+    mend: str
+
+
+class Fault(NamedTuple):
+    """One row that breaks one rule; `seen` says what stood there, short and escaped."""
+
+    rule: str
+    file: str
+    line: int
+    field: str
+    seen: str
+
+
+_TABLE = (
+    Rule(
+        "JSON-001",
+        "not-json",
+        "refuse",
+        "a line that is not one JSON object is no row; a cut line means that the file is not whole",
+        "write one JSON object on each line, and copy the file again if its end is missing",
+    ),
+    Rule(
+        "JSON-002",
+        "duplicate-key",
+        "refuse",
+        "a reader keeps one of the two values and loses the other",
+        "keep one of the two keys",
+    ),
+    Rule(
+        "ENC-001",
+        "not-utf-8",
+        "refuse",
+        "the text would be garbled",
+        "save the file as UTF-8, for example `iconv -f latin1 -t utf-8 FILE`",
+    ),
+    Rule(
+        "ENC-002",
+        "byte-order-mark-inside",
+        "refuse",
+        "files were joined without removing their marks",
+        "remove the bytes EF BB BF at the start of this line",
+    ),
+    Rule(
+        "SIZE-001",
+        "row-too-large",
+        "refuse",
+        "a row of this size or depth is no training text and may fill the memory",
+        "split the row or remove it",
+    ),
+    Rule(
+        "NUM-001",
+        "not-a-number",
+        "refuse",
+        "NaN and Infinity are not JSON and compare with nothing",
+        "write a finite number or remove the row",
+    ),
+    Rule(
+        "SCH-001",
+        "null",
+        "refuse",
+        "an absent value is not a text",
+        "fill the value in or remove the row",
+    ),
+    Rule(
+        "SCH-002",
+        "missing-key",
+        "refuse",
+        "the row does not say what is needed",
+        "add the key, or say which one it is: `--set data.TABLE.columns={OURS: YOURS}`",
+    ),
+    Rule(
+        "SCH-004",
+        "wrong-type",
+        "refuse",
+        "taking it for text would train on something nobody wrote",
+        "write the value in the expected type",
+    ),
+    Rule(
+        "TXT-001",
+        "blank-text",
+        "refuse",
+        "nothing can be learnt from a blank text",
+        "fill the text in or remove the row",
+    ),
+    Rule(
+        "TXT-002",
+        "lone-surrogate",
+        "refuse",
+        "half of a character pair cannot be encoded as UTF-8; libraries drop it in silence",
+        "write the whole character, or remove the half",
+    ),
+    Rule(
+        "TXT-003",
+        "control-character",
+        "refuse",
+        "control characters come from damaged conversions and become tokens of their own",
+        "remove the character",
+    ),
+    Rule(
+        "TXT-004",
+        "nothing-after-the-opening",
+        "set_aside",
+        "the opening is the prompt, and no text is left to be the response",
+        "lower opening_sentences or remove the row",
+    ),
+    Rule(
+        "PREF-001",
+        "ranks-do-not-fit",
+        "refuse",
+        "each response needs one whole number as rank, 1 for the best",
+        "give `ranks` one whole number of at least 1 for each of at least two `responses`",
+    ),
+    Rule(
+        "PREF-002",
+        "no-preference",
+        "set_aside",
+        "where all ranks are equal nothing is preferred, and the loss has no gradient",
+        "remove the row",
+    ),
+    Rule(
+        "PREF-003",
+        "no-shared-beginning",
+        "refuse",
+        "whole transcripts must share all up to the last '\\n\\nAssistant:', which is the prompt",
+        "give both transcripts the same beginning, or give prompt, chosen and rejected apart",
+    ),
+    Rule(
+        "PREF-004",
+        "chosen-equals-rejected",
+        "set_aside",
+        "the pair carries no preference; its loss is ln 2 and its gradient is zero",
+        "remove the line",
+    ),
+    Rule(
+        "PREF-005",
+        "contradicting-pairs",
+        "warn",
+        "one row prefers what another rejects: labelers disagree, or a label was swapped",
+        "keep both if people disagreed; otherwise remove the wrong one",
+    ),
+    Rule(
+        "PREF-008",
+        "group-is-no-ranking",
+        "warn",
+        "the group's comparisons are incomplete or run in a circle; they are kept as pairs",
+        "add the missing comparisons, or use `format: pairs`",
+    ),
+    Rule(
+        "PREF-009",
+        "transcripts-part-early",
+        "set_aside",
+        "the transcripts part before the last turn, so a response would hold the human's turns",
+        "cut both transcripts after the turn in which they part, or remove the row",
+    ),
+    Rule(
+        "ROLE-001",
+        "starts-with-assistant",
+        "refuse",
+        "the assistant answers something that is not there",
+        "begin `messages` with a user message (a system message may stand before it)",
+    ),
+    Rule(
+        "ROLE-002",
+        "turns-do-not-alternate",
+        "refuse",
+        "two messages of one role in a row: one of another role is missing",
+        "join the two messages or add the missing one",
+    ),
+    Rule(
+        "ROLE-003",
+        "system-not-first",
+        "refuse",
+        "a system message in the middle would read as part of the dialogue",
+        "move the system message to the start",
+    ),
+    Rule(
+        "ROLE-004",
+        "unknown-role",
+        "refuse",
+        "only system, user and assistant are known",
+        "use one of these roles",
+    ),
+    Rule(
+        "ROLE-005",
+        "no-answer-at-the-end",
+        "refuse",
+        "the last message is the response, and must be the assistant's",
+        "end `messages` with an assistant message",
+    ),
+    Rule(
+        "TOK-001",
+        "forged-turn",
+        "refuse",
+        "a message holds a turn marker, so its text would read as another speaker's turn",
+        "remove '\\n\\nHuman:' and '\\n\\nAssistant:' from the message",
+    ),
+    Rule(
+        "LEN-001",
+        "prompt-too-long",
+        "set_aside",
+        "the prompt does not fit into model.max_prompt_tokens",
+        "raise model.max_prompt_tokens, or shorten the prompt",
+    ),
+    Rule(
+        "LEN-002",
+        "response-too-long",
+        "set_aside",
+        "a cut response would teach the model not to end",
+        "raise model.max_response_tokens, or shorten the response",
+    ),
+    Rule(
+        "DUP-001",
+        "duplicate-row",
+        "set_aside",
+        "an equal row counts twice",
+        "remove the line",
+    ),
+)
+
+RULES: Mapping[str, Rule] = {rule.id: rule for rule in _TABLE}
+
+LENGTH_RULES = frozenset({"LEN-001", "LEN-002"})
+"""Their action is a setting of its own, and rows they set aside do not count against the limit."""
+
+_USABLE = frozenset({"PREF-005", "PREF-008", "DUP-001"})
+"""The rules whose rows can be trained on as they are."""
+
+
+def allowed_actions(rule_id: str) -> tuple[Action, ...]:
+    """What a recipe may do with rows that break the rule."""
+    if rule_id in _USABLE:
+        return ("refuse", "set_aside", "warn")
+    return ("refuse", "set_aside")
+
+
+def render_faults(faults: Sequence[Fault]) -> str:
+    """The faults rule by rule, at most 20 of each, every block ending in why and how to mend."""
+    blocks = []
+    for rule_id in sorted({fault.rule for fault in faults}):
+        rule = RULES[rule_id]
+        of_rule = [fault for fault in faults if fault.rule == rule_id]
+        lines = []
+        for fault in of_rule[:SHOWN_PER_RULE]:
+            field = f'  field "{fault.field}"' if fault.field else ""
+            lines.append(f"{fault.file}:{fault.line}{field}  rule {rule.id} {rule.title}")
+            lines.append(f"  seen: {fault.seen}")
+        if len(of_rule) > SHOWN_PER_RULE:
+            lines.append(f"  ... and {len(of_rule) - SHOWN_PER_RULE} more rows of this rule")
+        blocks.append("\n".join([*lines, f"  why : {rule.why}", f"  mend: {rule.mend}"]))
+    return "\n".join(blocks)
+
+
+def count_by_rule(faults: Sequence[Fault]) -> dict[str, int]:
+    """How many faults each broken rule has."""
+    return {
+        rule_id: sum(fault.rule == rule_id for fault in faults)
+        for rule_id in sorted({fault.rule for fault in faults})
+    }
+
+
+def escaped(text: str) -> str:
+    """A short form of `text` for messages: 40 characters, no control character unescaped."""
+    return ascii(text) if len(text) <= 40 else ascii(text[:40]) + f"... ({len(text)} characters)"

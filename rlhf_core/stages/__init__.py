@@ -1,0 +1,1 @@
+"""One module per stage: input folders and settings in, the payload of one artifact out."""

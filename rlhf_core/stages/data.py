@@ -1,0 +1,185 @@
+"""The data stage: raw rows in; checked, split tables out."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+
+from rlhf_core.checking import CheckedTable, check_table, refusal
+from rlhf_core.errors import DataError
+from rlhf_core.lengths import length_counter, longer_wins_accuracy
+from rlhf_core.preferences import TableName
+from rlhf_core.reading import read_table
+from rlhf_core.report import Report
+from rlhf_core.rows import Row
+from rlhf_core.rules import RULES, count_by_rule
+from rlhf_core.settings.data import DataSettings, SupportDeskSettings, TableSettings
+from rlhf_core.settings.model import ModelSettings
+from rlhf_core.sides import Sides, split_tables
+from rlhf_core.tables import write_table
+from rlhf_core.world.corpus import write_world
+
+REPORT = "report.json"
+SET_ASIDE = "set-aside.jsonl"
+SOURCES = "sources.json"
+
+
+def make_data(
+    settings: DataSettings, model: ModelSettings, *, out_dir: Path, report: Report, seed: int
+) -> dict[str, float]:
+    """`out_dir` holds the tables of every split, or nothing is trained: a `DataError` says why.
+
+    `report.json` lists every fault in both cases.
+    """
+    counter = length_counter(model)
+    named = _named_tables(settings, out_dir, seed)
+    sources: list[dict[str, object]] = []
+    checked: list[CheckedTable] = []
+    for step, (table, table_settings) in enumerate(named.items(), start=1):
+        read = read_table(table_settings, table, split_by=settings.split_by)
+        sources.extend(read.sources)
+        checked.append(check_table(read, table, settings, model, counter))
+        report(step, {f"{table}_rows": read.row_count})
+    _write_json(out_dir / SOURCES, sources)
+    _write_set_aside(out_dir / SET_ASIDE, checked)
+    facts: dict[str, object] = {
+        "split_by": settings.split_by,
+        "lengths_counted_in": counter.unit,
+        "tables": {table.table: _table_facts(table) for table in checked},
+    }
+    message = refusal(checked, str(out_dir / REPORT))
+    if message is not None:
+        _write_json(out_dir / REPORT, facts | {"usable": False, "faults": _faults(checked)})
+        raise DataError(message)
+    sides = split_tables({table.table: table.usable for table in checked}, settings)
+    _write_tables(out_dir, sides)
+    metrics = _metrics(sides, checked)
+    facts |= {"usable": True, "sides": _side_facts(sides), "metrics": metrics}
+    _write_json(out_dir / REPORT, facts | {"faults": _faults(checked)})
+    return metrics
+
+
+def _named_tables(
+    settings: DataSettings, out_dir: Path, seed: int
+) -> dict[TableName, TableSettings]:
+    """The tables to read: those of the recipe, or the files of the world, written first."""
+    if settings.world is not None:
+        raw = out_dir / "raw"
+        raw.mkdir()
+        write_world(settings.world, raw, seed=seed)
+        return _world_tables(settings.world, raw)
+    named: dict[TableName, TableSettings | None] = {
+        "demonstrations": settings.demonstrations,
+        "preferences": settings.preferences,
+        "prompts": settings.prompts,
+    }
+    return {table: given for table, given in named.items() if given is not None}
+
+
+def _world_tables(world: SupportDeskSettings, raw: Path) -> dict[TableName, TableSettings]:
+    ranked = ["rankings.jsonl", "pairs.jsonl"] if world.pairs else ["rankings.jsonl"]
+    return {
+        "demonstrations": TableSettings(source=str(raw / "demonstrations.jsonl")),
+        "preferences": TableSettings(source=tuple(str(raw / name) for name in ranked)),
+        "prompts": TableSettings(source=str(raw / "prompts.jsonl")),
+    }
+
+
+def _write_tables(out_dir: Path, sides: Sides) -> None:
+    for split, rows in sides.demonstrations.items():
+        write_table(out_dir, "demonstrations", split, [_demonstration(row) for row in rows])
+    for split, rows in sides.preferences.items():
+        write_table(out_dir, "preferences", split, [_preference(row) for row in rows])
+    for split, rows in sides.prompts.items():
+        write_table(out_dir, "prompts", split, [_prompt(row) for row in rows])
+
+
+def _demonstration(row: Row) -> dict[str, object]:
+    return {"prompt": row.prompt, "response": row.best, "file": row.file, "line": row.line}
+
+
+def _preference(row: Row) -> dict[str, object]:
+    return {
+        "prompt": row.prompt,
+        "responses": list(row.responses),
+        "ranks": list(row.ranks),
+        "source": row.source,
+        "group": row.group,
+        "file": row.file,
+        "line": row.line,
+    }
+
+
+def _prompt(row: Row) -> dict[str, object]:
+    return {"prompt": row.prompt, "reference": row.best, "file": row.file, "line": row.line}
+
+
+def _table_facts(checked: CheckedTable) -> dict[str, object]:
+    return {
+        "rows": checked.row_count,
+        "usable": len(checked.usable),
+        "set_aside": len(checked.set_aside),
+        "faults_by_rule": count_by_rule(checked.faults),
+    }
+
+
+def _side_facts(sides: Sides) -> dict[str, object]:
+    return {
+        table: {
+            split: {"rows": len(rows), "keys": len({row.key for row in rows})}
+            for split, rows in splits.items()
+        }
+        for table, splits in sides.tables().items()
+    } | {"removed": dict(sides.removed)}
+
+
+def _faults(checked: Sequence[CheckedTable]) -> list[Mapping[str, object]]:
+    return [
+        {"table": table.table, **fault._asdict(), "title": RULES[fault.rule].title}
+        for table in checked
+        for fault in table.faults
+    ]
+
+
+def _metrics(sides: Sides, checked: Sequence[CheckedTable]) -> dict[str, float]:
+    """Rows of each table and split, rows set aside, mean lengths, and the length-only baseline."""
+    metrics: dict[str, float] = {
+        f"{table}_{split}": len(rows)
+        for table, splits in sides.tables().items()
+        for split, rows in splits.items()
+    }
+    metrics["set_aside"] = sum(len(table.set_aside) for table in checked)
+    for name, texts in {
+        "prompt_words": [row.prompt for row in sides.prompts["train"]],
+        "demonstration_words": [row.best or "" for row in sides.demonstrations["train"]],
+        "preference_words": [text for row in sides.preferences["train"] for text in row.responses],
+    }.items():
+        if texts:
+            metrics[name] = fmean(len(text.split()) for text in texts)
+    judged = sides.preferences["validation"]
+    if judged:
+        metrics["longer_wins_accuracy"] = longer_wins_accuracy(
+            [row.responses for row in judged], [row.ranks for row in judged]
+        )
+    return metrics
+
+
+def _write_set_aside(path: Path, checked: Sequence[CheckedTable]) -> None:
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        for table in checked:
+            for place in table.set_aside:
+                kept: dict[str, object] = {
+                    "table": table.table,
+                    "file": place.file,
+                    "line": place.line,
+                    "rules": place.rules,
+                }
+                if place.row is not None:
+                    kept["prompt"] = place.row.prompt
+                    kept["responses"] = place.row.responses
+                    kept["ranks"] = place.row.ranks
+                file.write(json.dumps(kept) + "\n")
+
+
+def _write_json(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,275 @@
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from rlhf_core.errors import DataError, ModelError
+from rlhf_core.report import ignore
+from rlhf_core.settings.data import DataSettings
+from rlhf_core.settings.model import ModelSettings, ScratchModelSettings
+from rlhf_core.stages.data import make_data
+from rlhf_core.tables import read_demonstrations, read_preferences, read_prompts
+
+ROOT = Path(__file__).parents[2]
+SHARED = ROOT.parent / "shared" / "data"
+
+WORDS = ModelSettings(
+    scratch=ScratchModelSettings(), max_prompt_tokens=10_000, max_response_tokens=10_000
+)
+
+needs_shared_data = pytest.mark.skipif(
+    not SHARED.is_dir(), reason="the folder of public data beside the repository is not here"
+)
+
+
+def write(path: Path, rows: list[dict[str, object]]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def demonstrations(count: int) -> list[dict[str, object]]:
+    return [{"prompt": f"Count to {n}.", "response": f"I count to {n}."} for n in range(count)]
+
+
+def pairs(count: int) -> list[dict[str, object]]:
+    return [
+        {"prompt": f"Is {n} even?", "chosen": f"{n % 2 == 0}", "rejected": "Who can say that?"}
+        for n in range(count)
+    ]
+
+
+def make(out_dir: Path, model: ModelSettings = WORDS, **data: object) -> dict[str, float]:
+    out_dir.mkdir()
+    settings = DataSettings.model_validate(data)
+    return make_data(settings, model, out_dir=out_dir, report=ignore, seed=1)
+
+
+def digest(folder: Path) -> str:
+    found = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            found.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
+    return found.hexdigest()
+
+
+def test_the_tables_hold_every_row_once_and_name_its_place(tmp_path):
+    metrics = make(
+        tmp_path / "out",
+        demonstrations={"source": write(tmp_path / "d.jsonl", demonstrations(300))},
+        preferences={"source": write(tmp_path / "p.jsonl", pairs(300))},
+    )
+    out = tmp_path / "out"
+    kept = [read_demonstrations(out, "train"), read_demonstrations(out, "validation")]
+    evaluation = read_prompts(out, "evaluation")
+    lines = sorted(line for table in [*kept, evaluation] for line in table["line"])
+    assert lines == list(range(1, 301))
+    assert set(kept[0]["file"]) == {"d.jsonl"}
+    row = kept[0].iloc[0]
+    assert row["response"] == f"I count to {row['line'] - 1}."
+
+    preferences = read_preferences(out, "validation")
+    assert metrics["preferences_validation"] == len(preferences) > 0
+    assert all(ranks == [1, 2] for ranks in preferences["ranks"])
+    assert metrics["longer_wins_accuracy"] == 0  # every chosen response is the shorter one
+    sources = json.loads((out / "sources.json").read_text())
+    assert [(source["table"], source["name"], source["rows"]) for source in sources] == [
+        ("demonstrations", "d.jsonl", 300),
+        ("preferences", "p.jsonl", 300),
+    ]
+    assert sources[0]["sha256"] == hashlib.sha256((tmp_path / "d.jsonl").read_bytes()).hexdigest()
+
+
+def test_equal_inputs_in_other_folders_give_equal_bytes(tmp_path):
+    for name in ("first", "second"):
+        folder = tmp_path / name
+        folder.mkdir()
+        source = write(folder / "d.jsonl", [*demonstrations(200), demonstrations(1)[0]])
+        make(folder / "out", demonstrations={"source": source})
+    assert digest(tmp_path / "first" / "out") == digest(tmp_path / "second" / "out")
+
+
+def test_one_bad_row_is_named_and_nothing_is_written_to_train_on(tmp_path):
+    rows = demonstrations(100)
+    rows[41] |= {"response": " "}
+    out = tmp_path / "out"
+    with pytest.raises(DataError) as caught:
+        make(out, demonstrations={"source": write(tmp_path / "d.jsonl", rows)})
+    assert str(caught.value).splitlines() == [
+        'd.jsonl:42  field "response"  rule TXT-001 blank-text',
+        "  seen: 0 characters, all of them blank",
+        "  why : nothing can be learnt from a blank text",
+        "  mend: fill the text in or remove the row",
+        "To train without these rows, set them aside: --set data.rules.TXT-001=set_aside",
+        f"1 of 100 rows failed in 1 rule. Nothing was trained. Full list: {out / 'report.json'}",
+    ]
+    report = json.loads((out / "report.json").read_text())
+    assert [(fault["rule"], fault["line"]) for fault in report["faults"]] == [("TXT-001", 42)]
+    assert not list(out.glob("*.parquet"))
+
+
+def test_a_row_may_be_set_aside_by_rule_and_keeps_its_reason(tmp_path):
+    rows = demonstrations(200)
+    rows[41] |= {"response": ""}
+    path = tmp_path / "d.jsonl"
+    write(path, rows)
+    path.write_text(path.read_text() + "{cut", encoding="utf-8")
+    metrics = make(
+        tmp_path / "out",
+        demonstrations={"source": str(path)},
+        rules={"TXT-001": "set_aside", "JSON-001": "set_aside"},
+    )
+    assert metrics["set_aside"] == 2
+    aside = (tmp_path / "out" / "set-aside.jsonl").read_text().splitlines()
+    found = [json.loads(line) for line in aside]
+    assert [(row["line"], row["rules"], row.get("prompt")) for row in found] == [
+        (42, ["TXT-001"], "Count to 41."),
+        (201, ["JSON-001"], None),
+    ]
+
+
+def test_more_rows_set_aside_than_the_share_allows_are_a_refusal(tmp_path):
+    source = write(tmp_path / "p.jsonl", [*pairs(98), pairs(1)[0], pairs(2)[1]])
+    with pytest.raises(DataError) as caught:
+        make(tmp_path / "refused", preferences={"source": source})
+    assert "p.jsonl:99" in str(caught.value)
+    assert "the row is equal to p.jsonl:1" in str(caught.value)
+    assert "2.00% of 100 rows had to be set aside (DUP-001: 2)" in str(caught.value)
+    assert "--set data.max_set_aside_share=0.02" in str(caught.value)
+
+    metrics = make(tmp_path / "allowed", preferences={"source": source}, max_set_aside_share=0.02)
+    assert metrics["set_aside"] == 2
+
+
+def test_lengths_are_counted_in_tokens_of_the_base_model(tmp_path):
+    letters = {letter: number for number, letter in enumerate("abc")}
+    tokenizer = Tokenizer(models.WordLevel(letters | {" ": 3, "?": 4}, unk_token="?"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    base = tmp_path / "base"
+    base.mkdir()
+    tokenizer.save(str(base / "tokenizer.json"))
+    # one token a letter; a response also has its joining space and its end token
+    model = ModelSettings(base=str(base), max_prompt_tokens=3, max_response_tokens=4)
+    rows = [{"prompt": "abc", "response": response} for response in ("a", "aa", "b", "bb")]
+    rows += [{"prompt": "cba", "response": "aaa"}, {"prompt": "abca", "response": "a"}]
+    rows += [{"prompt": prompt, "response": "a"} for prompt in ("a", "b", "c", "ab", "bc")]
+    data = {"demonstrations": {"source": write(tmp_path / "d.jsonl", rows)}}
+
+    assert make(tmp_path / "out", model, **data)["set_aside"] == 2
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert [(fault["line"], fault["seen"]) for fault in report["faults"]] == [
+        (6, "4 tokens, at most 3 fit"),
+        (5, "5 tokens, at most 4 fit"),
+    ]
+    with pytest.raises(DataError, match="rule LEN-002 response-too-long"):
+        make(tmp_path / "refused", model, **data, long_responses="refuse")
+    with pytest.raises(ModelError, match=r"holds no tokenizer\.json"):
+        make(tmp_path / "none", ModelSettings(base=str(tmp_path)), **data)
+
+
+def test_a_table_without_rows_is_refused(tmp_path):
+    (tmp_path / "blank.jsonl").write_text("\n\n")
+    with pytest.raises(DataError, match="rule DATA-001"):
+        make(tmp_path / "out", demonstrations={"source": str(tmp_path / "blank.jsonl")})
+
+
+def test_the_world_is_read_like_anybodys_files(tmp_path):
+    world = {"demonstrations": 150, "rankings": 120, "pairs": 30, "prompts": 150}
+    metrics = make(tmp_path / "out", world=world)
+    out = tmp_path / "out"
+    assert metrics["demonstrations_train"] + metrics["demonstrations_validation"] == 150
+    ranks = [len(row) for row in read_preferences(out, "train")["ranks"]]
+    assert set(ranks) == {2, 4}
+    assert {path.name for path in (out / "raw").iterdir()} == {
+        "demonstrations.jsonl",
+        "pairs.jsonl",
+        "prompts.jsonl",
+        "rankings.jsonl",
+    }
+
+
+def test_the_stage_loads_neither_torch_nor_transformers(tmp_path):
+    source = write(tmp_path / "d.jsonl", demonstrations(50))
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from rlhf_core.report import ignore\n"
+        "from rlhf_core.settings.data import DataSettings\n"
+        "from rlhf_core.settings.model import ModelSettings\n"
+        "from rlhf_core.stages.data import make_data\n"
+        f"data = DataSettings.model_validate({{'demonstrations': {{'source': {source!r}}}}})\n"
+        "model = ModelSettings.model_validate({'scratch': {}})\n"
+        f"make_data(data, model, out_dir=Path({str(tmp_path)!r}), report=ignore, seed=1)\n"
+        "print(sorted({'torch', 'transformers'} & set(sys.modules)))\n"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert found.stdout == "[]\n"
+
+
+@needs_shared_data
+@pytest.mark.parametrize(
+    "name,rows",
+    [
+        ("finegrained_qa", 2055),
+        ("hh_harmless-base", 1842),
+        ("hh_helpful-base", 1856),
+        ("hh_helpful-base_transcripts_500", 500),
+        ("hh_helpful-rejection-sampled", 2182),
+        ("piqa_valid", 1838),
+    ],
+)
+def test_public_pairs_pass_whole(tmp_path, name, rows):
+    metrics = make(
+        tmp_path / "out", preferences={"source": str(SHARED / "pairs" / f"{name}.jsonl.gz")}
+    )
+    assert metrics["preferences_train"] + metrics["preferences_validation"] == rows
+    assert metrics["set_aside"] == 0
+
+
+@needs_shared_data
+def test_whole_transcripts_say_the_same_as_their_parts(tmp_path):
+    folder = SHARED / "pairs"
+    whole = {"source": str(folder / "hh_helpful-base_transcripts_500.jsonl.gz")}
+    parts = {"source": str(folder / "hh_helpful-base.jsonl.gz")}
+    make(tmp_path / "whole", preferences=whole)
+    make(tmp_path / "parts", preferences=parts)
+
+    def texts(folder: Path) -> set[tuple[str, ...]]:
+        splits = (read_preferences(folder, "train"), read_preferences(folder, "validation"))
+        return {
+            (prompt, *responses)
+            for table in splits
+            for prompt, responses in zip(table["prompt"], table["responses"], strict=True)
+        }
+
+    assert len(texts(tmp_path / "whole") - texts(tmp_path / "parts")) == 0
+
+
+@needs_shared_data
+def test_no_debate_stands_on_two_sides(tmp_path):
+    metrics = make(
+        tmp_path / "out",
+        preferences={"source": str(SHARED / "pairs" / "ukp_convarg1.jsonl.gz")},
+        split_by="group",
+        validation_share=0.2,
+        max_set_aside_share=0.02,
+    )
+    train = read_preferences(tmp_path / "out", "train")
+    validation = read_preferences(tmp_path / "out", "validation")
+    assert not set(train["group"]) & set(validation["group"])
+    assert (train["group"].nunique(), validation["group"].nunique()) == (21, 5)
+    assert metrics["set_aside"] == 179  # repeats
+    demonstrated = read_demonstrations(tmp_path / "out", "train")
+    assert not set(demonstrated["prompt"]) & set(validation["prompt"])
+
+
+@needs_shared_data
+def test_a_public_sample_with_blank_responses_is_refused_with_their_count(tmp_path):
+    source = str(SHARED / "demonstrations" / "p3_t0_sample.jsonl.gz")
+    with pytest.raises(DataError) as caught:
+        make(tmp_path / "out", demonstrations={"source": source})
+    assert "... and 280 more rows of this rule" in str(caught.value)  # 300, 20 of them shown
