@@ -23,6 +23,12 @@ def entropy(log_probs: Logits) -> Float[Tensor, "batch response"]:
     return -(log_probs.exp() * log_probs).sum(dim=-1)
 
 
+def surprisal_variance(log_probs: Logits) -> Float[Tensor, "batch response"]:
+    """Variance of -log p of a token drawn from each distribution, whose mean is the entropy."""
+    squares = (log_probs.exp() * log_probs * log_probs).sum(dim=-1)
+    return (squares - entropy(log_probs).square()).clamp(min=0)
+
+
 def response_columns(
     per_column: Float[Tensor, "batch sequence *rest"], response_length: int
 ) -> Float[Tensor, "batch response *rest"]:

@@ -39,6 +39,9 @@ class RewardModelSettings(Settings):
     its own prompt is ranked above the same response to another prompt. It is preference-model
     pre-training (arXiv:2112.00861, section 4) on comparisons that need no label."""
 
+    mismatch_learning_rate: float | None = Field(default=None, gt=0)
+    """Peak learning rate of that; `learning_rate` when not given."""
+
     token_loss_weight: float = Field(default=0.0, ge=0)
     """Weight of the same loss on the sum over the response's tokens of a second head, which reads
     one layer below the last and is dropped after training. Each token gets a gradient of its own,

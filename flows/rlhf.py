@@ -1,0 +1,44 @@
+"""The pipeline: which stage takes what from which."""
+
+from pathlib import Path
+
+from prefect import flow
+
+from rlhf_core.settings.base import Stage
+from rlhf_core.settings.recipe import Recipe
+from tasks.data import run_data
+from tasks.evaluation import run_evaluation
+from tasks.handles import Handle, PipelineRun, stage_job
+from tasks.pipeline import open_pipeline
+from tasks.ppo import run_ppo
+from tasks.reward_model import run_reward_model
+from tasks.sft import run_sft
+
+
+@flow(name="rlhf", flow_run_name="{recipe.name}-seed-{recipe.seed}")
+def rlhf_pipeline(recipe: Recipe, store: Path) -> dict[Stage, Handle]:
+    """Raw rows in; a tuned policy and its evaluation out, or less where the recipe ends earlier."""
+    with open_pipeline(recipe, store) as pipeline:
+        return run_stages(recipe, pipeline)
+
+
+def run_stages(recipe: Recipe, pipeline: PipelineRun) -> dict[Stage, Handle]:
+    """The artifacts of the recipe's stages, each made from those of earlier ones."""
+    data = run_data(stage_job(recipe, "data"), pipeline)
+    made: dict[Stage, Handle] = {"data": data}
+    if "sft" in recipe.stages:
+        sft = made["sft"] = run_sft(stage_job(recipe, "sft", data=data), pipeline)
+    if "reward_model" in recipe.stages:
+        reward_model = made["reward_model"] = run_reward_model(
+            stage_job(recipe, "reward_model", data=data, sft=sft), pipeline
+        )
+    if "ppo" in recipe.stages:
+        ppo = made["ppo"] = run_ppo(
+            stage_job(recipe, "ppo", data=data, sft=sft, reward_model=reward_model), pipeline
+        )
+    if "evaluation" in recipe.stages:
+        made["evaluation"] = run_evaluation(
+            stage_job(recipe, "evaluation", data=data, sft=sft, reward_model=reward_model, ppo=ppo),
+            pipeline,
+        )
+    return made

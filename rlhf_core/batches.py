@@ -1,0 +1,256 @@
+"""From text to padded token ids and masks, and back.
+
+A prompt and a response are joined as ids, never as text after generation: what training sees is
+what generation saw. Tensors name their side of padding: queries pad left, responses pad right.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor
+from torch.nn.functional import pad
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from rlhf_core.settings.model import ModelSettings, ScratchModelSettings
+
+PAD, EOS, UNKNOWN = "<pad>", "<eos>", "<unk>"
+"""The special tokens of a tokenizer made here."""
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Turns prompts and responses into ids by one template, the same in every stage."""
+
+    tokenizer: PreTrainedTokenizerBase
+    settings: ModelSettings
+
+    @property
+    def pad_token_id(self) -> int:
+        """The id that fills; never the one that ends."""
+        return cast(int, self.tokenizer.pad_token_id)
+
+    @property
+    def eos_token_id(self) -> int:
+        """The id that ends every response in training."""
+        return cast(int, self.tokenizer.eos_token_id)
+
+    def prompts(self, prompts: Sequence[str]) -> list[list[int]]:
+        """Ids that the model reads before it answers, one list per prompt."""
+        return self._ids([self._query(prompt) for prompt in prompts], special=True)
+
+    def responses(self, prompts: Sequence[str], responses: Sequence[str]) -> list[list[int]]:
+        """Ids of each response as it continues its prompt, ended by the end-of-sequence token.
+
+        The ids come from the joined text where its beginning tokenizes as the prompt alone does,
+        which keeps the spaces of any tokenizer; else from the response alone.
+        """
+        texts = [self._prefixed(response) for response in responses]
+        queries = [self._query(prompt) for prompt in prompts]
+        joined = self._ids([a + b for a, b in zip(queries, texts, strict=True)], special=True)
+        alone = self._ids(texts, special=False)
+        prefixes = self._ids(queries, special=True)
+        return [
+            [*(whole[len(prefix) :] if whole[: len(prefix)] == prefix else own), self.eos_token_id]
+            for whole, prefix, own in zip(joined, prefixes, alone, strict=True)
+        ]
+
+    def fitting(
+        self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
+    ) -> list[int]:
+        """Numbers of the rows within both token budgets; nothing is ever cut to fit."""
+        longest_prompt = self.settings.max_prompt_tokens
+        longest_response = self.settings.max_response_tokens
+        return [
+            row
+            for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True))
+            if len(prompt) <= longest_prompt and len(response) <= longest_response
+        ]
+
+    def texts(self, response_ids: Sequence[Sequence[int]]) -> list[str]:
+        """The response texts of generated ids, without special tokens and the joining prefix."""
+        rows = [list(row) for row in response_ids]
+        texts = self.tokenizer.batch_decode(rows, skip_special_tokens=True)
+        return [text.removeprefix(self.settings.response_prefix).rstrip() for text in texts]
+
+    def _query(self, prompt: str) -> str:
+        return self.settings.prompt_template.replace("{prompt}", prompt)
+
+    def _prefixed(self, response: str) -> str:
+        prefix = self.settings.response_prefix
+        return response if response.startswith(prefix) else prefix + response
+
+    def _ids(self, texts: list[str], *, special: bool) -> list[list[int]]:
+        if not texts:
+            return []  # the tokenizer fails on no texts at all
+        encoded = self.tokenizer(texts, add_special_tokens=special, return_attention_mask=False)
+        rows = cast(list[list[int]], encoded["input_ids"])
+        ends = special and any(row and row[-1] == self.eos_token_id for row in rows)
+        return [row[:-1] if row[-1] == self.eos_token_id else row for row in rows] if ends else rows
+
+
+def trained_tokenizer(
+    texts: Sequence[str], settings: ScratchModelSettings
+) -> PreTrainedTokenizerFast:
+    """A tokenizer of the corpus: its words, or byte pairs where a vocabulary size is given."""
+    if settings.vocabulary_size is None:
+        return word_tokenizer(texts)
+    return byte_pair_tokenizer(texts, settings.vocabulary_size)
+
+
+def word_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
+    """A tokenizer whose tokens are the words of `texts`, split at white space, most frequent first.
+
+    Ids 0 to 2 pad, end and stand for unknown words; prompts have no beginning token.
+    """
+    counts = Counter(word for text in texts for word in text.split())
+    words = sorted(counts, key=lambda word: (-counts[word], word))
+    vocabulary = {word: index for index, word in enumerate([PAD, EOS, UNKNOWN, *words])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token=PAD, eos_token=EOS, unk_token=UNKNOWN
+    )
+
+
+def byte_pair_tokenizer(texts: Sequence[str], size: int) -> PreTrainedTokenizerFast:
+    """Byte-level byte pairs of `texts`: any text can be encoded, and none is unknown."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=[PAD, EOS],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=EOS)
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """The ids with a meaning of their own; the first of `end` is the one learnt in training."""
+
+    end: Sequence[int]
+    pad: int
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """Prompts and responses side by side, each `[batch, columns]`.
+
+    `prompt_ids` are padded on the left and `response_ids` on the right, so that response token t of
+    every row stands in one column.
+    """
+
+    prompt_ids: Tensor
+    prompt_mask: Tensor
+    response_ids: Tensor
+    response_mask: Tensor
+
+    @property
+    def input_ids(self) -> Tensor:
+        """[batch, prompt + response]."""
+        return torch.cat([self.prompt_ids, self.response_ids], dim=1)
+
+    @property
+    def attention_mask(self) -> Tensor:
+        """[batch, prompt + response], True at real tokens."""
+        return torch.cat([self.prompt_mask, self.response_mask], dim=1)
+
+    def rows(self, index: Tensor, *, spare_columns: int = 0) -> "Sequences":
+        """The given rows, without the columns that are padding in all of them.
+
+        `spare_columns` of the padding after the longest response are kept where there are any.
+        """
+        prompt_mask, response_mask = self.prompt_mask[index], self.response_mask[index]
+        start = int((~prompt_mask.any(dim=0)).long().cumprod(dim=0).sum())
+        end = int(response_mask.sum(dim=1).max()) + spare_columns
+        return Sequences(
+            self.prompt_ids[index, start:],
+            prompt_mask[:, start:],
+            self.response_ids[index, :end],
+            response_mask[:, :end],
+        )
+
+    def to(self, device: torch.device) -> "Sequences":
+        """The same on `device`."""
+        return Sequences(
+            self.prompt_ids.to(device),
+            self.prompt_mask.to(device),
+            self.response_ids.to(device),
+            self.response_mask.to(device),
+        )
+
+
+def join(
+    prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], pad_token_id: int
+) -> Sequences:
+    """Pad prompts on the left and responses on the right."""
+    prompt_ids, prompt_mask = pad_left(prompts, pad_token_id)
+    response_ids, response_mask = pad_left([row[::-1] for row in responses], pad_token_id)
+    return Sequences(prompt_ids, prompt_mask, response_ids.flip(1), response_mask.flip(1))
+
+
+def one_below_the_other(parts: Sequence[Sequences], pad_token_id: int) -> Sequences:
+    """The rows of several batches as one batch, padded to its longest prompt and response."""
+    before = max(part.prompt_ids.shape[1] for part in parts)
+    after = max(part.response_ids.shape[1] for part in parts)
+
+    rows = [
+        (
+            pad(part.prompt_ids, (before - part.prompt_ids.shape[1], 0), value=pad_token_id),
+            pad(part.prompt_mask, (before - part.prompt_mask.shape[1], 0)),
+            pad(part.response_ids, (0, after - part.response_ids.shape[1]), value=pad_token_id),
+            pad(part.response_mask, (0, after - part.response_mask.shape[1])),
+        )
+        for part in parts
+    ]
+    return Sequences(*(torch.cat(column) for column in zip(*rows, strict=True)))
+
+
+def pad_left(rows: Sequence[Sequence[int]], pad_token_id: int) -> tuple[Tensor, Tensor]:
+    """Ids and mask [batch, longest], padded on the left."""
+    width = max(len(row) for row in rows)
+    ids = torch.full((len(rows), width), pad_token_id, dtype=torch.long)
+    mask = torch.zeros((len(rows), width), dtype=torch.bool)
+    for index, row in enumerate(rows):
+        if row:
+            ids[index, -len(row) :] = torch.tensor(row)
+            mask[index, -len(row) :] = True
+    return ids, mask
+
+
+def shuffled_batches(
+    prompt_lengths: Sequence[int],
+    response_lengths: Sequence[int],
+    batch_size: int,
+    *,
+    seed: int,
+    epoch: int,
+) -> Iterator[list[int]]:
+    """Row numbers of each batch of one pass, every row once, in an order drawn from the seed.
+
+    Padding is spared by letting rows of similar lengths share a batch: a shuffled window of 16
+    batches is cut into four by prompt length, each of these into four batches by response length,
+    and the batches are shuffled again. The last window's batches may be short.
+    """
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    order = torch.randperm(len(prompt_lengths), generator=generator).tolist()
+    for window in _cut(order, 16 * batch_size):
+        by_prompt = sorted(window, key=lambda row: prompt_lengths[row])
+        batches = [
+            batch
+            for group in _cut(by_prompt, 4 * batch_size)
+            for batch in _cut(sorted(group, key=lambda row: response_lengths[row]), batch_size)
+        ]
+        for index in torch.randperm(len(batches), generator=generator).tolist():
+            yield batches[index]
+
+
+def _cut(rows: list[int], size: int) -> list[list[int]]:
+    return [rows[start : start + size] for start in range(0, len(rows), size)]

@@ -1,0 +1,210 @@
+"""The compared policies' answers to held-out prompts, and what the judges say of them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from transformers import PreTrainedModel
+
+from rlhf_core.batches import Encoder, SpecialTokens, join
+from rlhf_core.evaluation.gold import GoldScores
+from rlhf_core.evaluation.measures import best_index
+from rlhf_core.generation import response_distribution, sample_responses
+from rlhf_core.maths.logprobs import taken_logprobs
+from rlhf_core.maths.rewards import kl_estimates
+from rlhf_core.models import ScalarModel
+from rlhf_core.scoring import score_in_batches
+
+Answered = Callable[[int], None]
+"""Called with the number of responses that a batch added."""
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Held-out prompts as text and as ids, each with a demonstration's response or None."""
+
+    texts: Sequence[str]
+    ids: Sequence[Sequence[int]]
+    references: Sequence[str | None]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def first(self, count: int) -> "Prompts":
+        """The first prompts, at most `count`."""
+        return Prompts(self.texts[:count], self.ids[:count], self.references[:count])
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Responses in one list; `rows` says which prompt each of them answers."""
+
+    rows: Sequence[int]
+    ids: Sequence[Sequence[int]]
+    """End token included where the response ended."""
+    texts: Sequence[str]
+    ended: Sequence[bool]
+    loglikelihoods: Sequence[float]
+    """Sum of the log-probabilities that the sampler gave the tokens; 0 for a demonstration."""
+
+    def at(self, places: Sequence[int]) -> "Answers":
+        """The responses at the given places of the list."""
+        return Answers(
+            [self.rows[place] for place in places],
+            [self.ids[place] for place in places],
+            [self.texts[place] for place in places],
+            [self.ended[place] for place in places],
+            [self.loglikelihoods[place] for place in places],
+        )
+
+
+@dataclass(frozen=True)
+class JudgedAnswers:
+    """Answers, the reward model's scores, and the gold scores where the recipe has a grader."""
+
+    answers: Answers
+    scores: Sequence[float]
+    golds: Sequence[float] | None
+
+    def at(self, places: Sequence[int]) -> "JudgedAnswers":
+        """The responses at the given places of the list."""
+        golds = None if self.golds is None else [self.golds[place] for place in places]
+        return JudgedAnswers(
+            self.answers.at(places), [self.scores[place] for place in places], golds
+        )
+
+
+@dataclass(frozen=True)
+class Judge:
+    """The reward model that PPO was trained on, and the gold grader that it never saw."""
+
+    reward_model: ScalarModel
+    missing_eos_score: float
+    """Stands for the score of a response that did not end, as in PPO."""
+    gold: GoldScores | None
+    special: SpecialTokens
+    batch_size: int
+
+    def __call__(self, prompts: Prompts, answers: Answers) -> JudgedAnswers:
+        """Score and grade every answer."""
+        read = score_in_batches(
+            self.reward_model,
+            [prompts.ids[row] for row in answers.rows],
+            answers.ids,
+            special=self.special,
+            batch_size=self.batch_size,
+        )
+        scores = [
+            score if ended else self.missing_eos_score
+            for score, ended in zip(read.tolist(), answers.ended, strict=True)
+        ]
+        if self.gold is None:
+            return JudgedAnswers(answers, scores, None)
+        texts = [prompts.texts[row] for row in answers.rows]
+        return JudgedAnswers(answers, scores, list(self.gold(texts, answers.texts, answers.ended)))
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Lets policies answer prompts, a batch at a time."""
+
+    encoder: Encoder
+    special: SpecialTokens
+    batch_size: int
+    answered: Answered
+
+    def __call__(
+        self,
+        policy: PreTrainedModel,
+        prompts: Prompts,
+        *,
+        temperature: float,
+        copies: int,
+        seed: int,
+    ) -> Answers:
+        """`copies` responses to each prompt, those of a prompt side by side; 0 is greedy."""
+        rows = [row for row in range(len(prompts)) for _ in range(copies)]
+        generator = torch.Generator(device=policy.device).manual_seed(seed)
+        ids: list[list[int]] = []
+        loglikelihoods: list[float] = []
+        for start in range(0, len(rows), self.batch_size):
+            part = rows[start : start + self.batch_size]
+            sampled = sample_responses(
+                policy,
+                [prompts.ids[row] for row in part],
+                end_token_ids=self.special.end,
+                pad_token_id=self.special.pad,
+                max_tokens=self.encoder.settings.max_response_tokens,
+                temperature=temperature,
+                generator=generator,
+            )
+            responses, mask = sampled.sequences.response_ids, sampled.sequences.response_mask
+            ids += [row[real].tolist() for row, real in zip(responses, mask, strict=True)]
+            loglikelihoods += sampled.logprobs.masked_fill(~mask, 0.0).sum(dim=1).tolist()
+            self.answered(len(part))
+        ended = [row[-1] in self.special.end for row in ids]
+        return Answers(rows, ids, self.encoder.texts(ids), ended, loglikelihoods)
+
+
+def demonstrations(prompts: Prompts, encoder: Encoder) -> Answers:
+    """The reference responses that are within the token budget; empty where there are none."""
+    known = [(row, text) for row, text in enumerate(prompts.references) if text is not None]
+    if not known:
+        return Answers([], [], [], [], [])
+    ids = encoder.responses([prompts.texts[row] for row, _ in known], [text for _, text in known])
+    kept = encoder.fitting([prompts.ids[row] for row, _ in known], ids)
+    return Answers(
+        [known[place][0] for place in kept],
+        [ids[place] for place in kept],
+        [known[place][1] for place in kept],
+        [True] * len(kept),
+        [0.0] * len(kept),
+    )
+
+
+def picked(judged: JudgedAnswers, grades: Sequence[float]) -> JudgedAnswers:
+    """For each prompt the answer of the highest grade; `grades` holds one number per answer."""
+    places: dict[int, list[int]] = {}
+    for place, row in enumerate(judged.answers.rows):
+        places.setdefault(row, []).append(place)
+    return judged.at(
+        [group[best_index([grades[place] for place in group])] for group in places.values()]
+    )
+
+
+class SequenceKl(NamedTuple):
+    """For each response the sum over its tokens of two estimates of KL(policy || reference)."""
+
+    k1: list[float]
+    k3: list[float]
+
+
+@torch.no_grad()
+def sequence_kl(
+    policy: PreTrainedModel,
+    reference: PreTrainedModel,
+    prompts: Prompts,
+    answers: Answers,
+    *,
+    special: SpecialTokens,
+    batch_size: int,
+) -> SequenceKl:
+    """How far `policy` has moved, measured by teacher forcing both over answers of `policy`."""
+    result = SequenceKl([], [])
+    for start in range(0, len(answers.rows), batch_size):
+        part = slice(start, start + batch_size)
+        batch = join(
+            [prompts.ids[row] for row in answers.rows[part]], answers.ids[part], special.pad
+        ).to(policy.device)
+        logprobs, ref_logprobs = (
+            taken_logprobs(
+                response_distribution(model, batch, pad_token_id=special.pad, temperature=1.0),
+                batch.response_ids,
+            )
+            for model in (policy, reference)
+        )
+        kl = kl_estimates(logprobs, ref_logprobs, batch.response_mask)
+        result.k1.extend(kl.k1.sum(dim=1).tolist())
+        result.k3.extend(kl.k3.sum(dim=1).tolist())
+    return result

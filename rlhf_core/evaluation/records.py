@@ -1,0 +1,128 @@
+"""The evaluation's figures as the files and metrics that other programs read."""
+
+from collections.abc import Mapping
+from typing import TypedDict
+
+from rlhf_core.evaluation.answers import JudgedAnswers
+from rlhf_core.evaluation.measures import best_of_n_kl
+from rlhf_core.evaluation.results import RIVALS, Results, SetName
+from rlhf_core.statistics import Interval
+
+DESCRIBED: tuple[SetName, ...] = ("sft", "ppo")
+"""Sets whose length, ends and variety are among the flat metrics; metrics.json has all."""
+
+
+def summary(results: Results) -> dict[str, float]:
+    """The flat metrics; what was not measured is left out."""
+    metrics: dict[str, float] = {}
+    for name, measures in results.measures.items():
+        if measures.gold is not None:
+            metrics[f"gold_{name}"] = measures.gold.mean
+        metrics[f"score_{name}"] = measures.score.mean
+    for rival, win_rate in results.win_rates.items():
+        metric = RIVALS[rival]
+        metrics[metric] = win_rate.rate.mean
+        metrics[f"{metric}_low"] = win_rate.rate.low
+        metrics[f"{metric}_high"] = win_rate.rate.high
+        if win_rate.similar_length is not None:
+            metrics[f"{metric}_at_similar_length"] = win_rate.similar_length.mean
+    metrics["kl_to_reference"] = results.kl.mean
+    metrics["kl_to_reference_k3"] = results.kl_k3.mean
+    metrics["best_of_n_kl"] = best_of_n_kl(results.settings.best_of_n)
+    for name in DESCRIBED:
+        measures = results.measures[name]
+        metrics[f"ended_share_{name}"] = measures.ended_share
+        metrics[f"response_tokens_{name}"] = measures.response_tokens
+        for n, share in measures.distinct_ngrams.items():
+            if share is not None:
+                metrics[f"distinct_{n}_{name}"] = share
+        metrics[f"distinct_responses_{name}"] = measures.distinct_responses
+    metrics["prompts"] = float(len(results.prompts))
+    return metrics
+
+
+def document(results: Results) -> dict[str, object]:
+    """Everything that was measured, intervals included: the content of metrics.json."""
+    return {
+        "judge": results.judge,
+        "gold": results.settings.gold,
+        "prompts": len(results.prompts),
+        "best_of_n": results.settings.best_of_n,
+        "best_of_n_prompts": results.common_prompts,
+        "bootstrap_samples": results.settings.bootstrap_samples,
+        "seed": results.seed,
+        "metrics": summary(results),
+        "sets": {
+            name: {
+                "responses": measures.responses,
+                "score": _interval(measures.score),
+                "gold": _interval(measures.gold),
+                "ended_share": measures.ended_share,
+                "response_tokens": measures.response_tokens,
+                "distinct_ngrams": {str(n): share for n, share in measures.distinct_ngrams.items()},
+                "distinct_responses": measures.distinct_responses,
+            }
+            for name, measures in results.measures.items()
+        },
+        "win_rates_of_ppo_over": {
+            rival: {
+                **win_rate._asdict(),
+                "rate": _interval(win_rate.rate),
+                "lead": _interval(win_rate.lead),
+                "similar_length": _interval(win_rate.similar_length),
+            }
+            for rival, win_rate in results.win_rates.items()
+        },
+        "lead_of_best_of_n_over_likelihood": _interval(results.lead_over_likelihood),
+        "kl_to_reference": _interval(results.kl),
+        "kl_to_reference_k3": _interval(results.kl_k3),
+        "best_of_k": [point._asdict() for point in results.frontier],
+    }
+
+
+def _interval(interval: Interval | None) -> Mapping[str, float] | None:
+    return None if interval is None else interval._asdict()
+
+
+class SampledAnswer(TypedDict):
+    """One answer with what the judges say of it."""
+
+    response: str
+    ended: bool
+    tokens: int
+    score: float
+    gold: float | None
+
+
+class Sample(TypedDict):
+    """One prompt with the answers to it: a line of samples.jsonl."""
+
+    prompt: str
+    reference: str | None
+    answers: dict[SetName, SampledAnswer]
+
+
+def samples(results: Results, count: int) -> list[Sample]:
+    """The first prompts, at most `count`, each with every set's answer to it."""
+    return [
+        Sample(
+            prompt=prompt,
+            reference=results.prompts.references[row],
+            answers={
+                name: _answer(judged, list(judged.answers.rows).index(row))
+                for name, judged in results.sets.items()
+                if row in judged.answers.rows
+            },
+        )
+        for row, prompt in enumerate(results.prompts.texts[:count])
+    ]
+
+
+def _answer(judged: JudgedAnswers, place: int) -> SampledAnswer:
+    return SampledAnswer(
+        response=judged.answers.texts[place],
+        ended=judged.answers.ended[place],
+        tokens=len(judged.answers.ids[place]),
+        score=judged.scores[place],
+        gold=None if judged.golds is None else judged.golds[place],
+    )

@@ -1,0 +1,168 @@
+"""The `evaluation` stage: every artifact and held-out prompts in, figures and a report out."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from rlhf_core.batches import Encoder, SpecialTokens
+from rlhf_core.errors import ArtifactError
+from rlhf_core.evaluation.answers import (
+    Answered,
+    Judge,
+    Prompts,
+    Sampler,
+    demonstrations,
+    picked,
+    sequence_kl,
+)
+from rlhf_core.evaluation.gold import load_gold
+from rlhf_core.evaluation.page import report_page
+from rlhf_core.evaluation.pictures import write_pictures
+from rlhf_core.evaluation.records import document, samples, summary
+from rlhf_core.evaluation.results import Results, SetName, measured
+from rlhf_core.evaluation.training_records import read_training_records
+from rlhf_core.models import end_token_ids, load_policy, load_scalar_model, load_tokenizer
+from rlhf_core.report import Report
+from rlhf_core.settings.evaluation import EvaluationSettings
+from rlhf_core.settings.model import ModelSettings
+from rlhf_core.stages.ppo import check_same_tokenizer, fitting_prompts
+from rlhf_core.tables import read_prompts
+from rlhf_core.training.optimization import make_accelerator
+
+SAMPLED_SETS: Mapping[SetName, float] = {
+    "sft": 1.0,
+    "sft_greedy": 0.0,
+    "ppo": 1.0,
+    "ppo_greedy": 0.0,
+}
+"""Sets with one answer of a policy to each prompt, and the temperature; 0 is greedy."""
+
+
+def make_evaluation(
+    settings: EvaluationSettings,
+    model: ModelSettings,
+    *,
+    data: Path,
+    sft: Path,
+    reward_model: Path,
+    ppo: Path,
+    out_dir: Path,
+    report: Report,
+    seed: int,
+) -> dict[str, float]:
+    """Write report.html, its pictures, metrics.json and samples.jsonl into `out_dir`."""
+    check_same_tokenizer(sft, reward_model)
+    encoder = Encoder(load_tokenizer(sft), model)
+    prompts = held_out_prompts(encoder, read_prompts(data, "evaluation"), settings.prompts)
+    results = evaluate(
+        settings,
+        encoder,
+        prompts,
+        sft=sft,
+        reward_model=reward_model,
+        ppo=ppo,
+        report=report,
+        seed=seed,
+    )
+    records = read_training_records(sft=sft, reward_model=reward_model, ppo=ppo)
+    if make_accelerator().is_main_process:
+        _write(out_dir / "metrics.json", json.dumps(document(results), indent=2))
+        shown = samples(results, settings.shown_samples)
+        lines = [json.dumps(sample, ensure_ascii=False) for sample in shown]
+        _write(out_dir / "samples.jsonl", "\n".join(lines))
+        pictures = write_pictures(results, records, out_dir)
+        _write(out_dir / "report.html", report_page(results, records, pictures, out_dir))
+    return summary(results)
+
+
+def evaluate(
+    settings: EvaluationSettings,
+    encoder: Encoder,
+    prompts: Prompts,
+    *,
+    sft: Path,
+    reward_model: Path,
+    ppo: Path,
+    report: Report,
+    seed: int,
+) -> Results:
+    """Let both policies answer the prompts, and judge every answer."""
+    gold = None if settings.gold is None else load_gold(settings.gold)
+    device = make_accelerator().device
+    reference = load_policy(sft).eval().to(device)
+    policy = load_policy(ppo).eval().to(device)
+    special = SpecialTokens(end_token_ids(reference, encoder.tokenizer), encoder.pad_token_id)
+    scorer = load_scalar_model(reward_model).eval().to(device)
+    judge = Judge(scorer, _missing_eos_score(ppo), gold, special, settings.batch_size)
+    few, count = prompts.first(settings.best_of_n_prompts), settings.best_of_n
+    answered = _progress(report, len(SAMPLED_SETS) * len(prompts) + count * len(few))
+    sample = Sampler(encoder, special, settings.batch_size, answered)
+    first_seed = seed * 1_000_003
+    many = judge(few, sample(reference, few, temperature=1.0, copies=count, seed=first_seed))
+    sets = {
+        name: judge(
+            prompts,
+            sample(
+                policy if name in ("ppo", "ppo_greedy") else reference,
+                prompts,
+                temperature=temperature,
+                copies=1,
+                seed=first_seed + number,
+            ),
+        )
+        for number, (name, temperature) in enumerate(SAMPLED_SETS.items(), start=1)
+    }
+    sets["best_of_n"] = picked(many, many.scores)
+    sets["best_of_n_by_likelihood"] = picked(many, many.answers.loglikelihoods)
+    references = demonstrations(prompts, encoder)
+    if references.rows:
+        sets["demonstrations"] = judge(prompts, references)
+    kl = sequence_kl(
+        policy,
+        reference,
+        prompts,
+        sets["ppo"].answers,
+        special=special,
+        batch_size=settings.batch_size,
+    )
+    return measured(prompts, sets, many, kl, settings, seed=seed)
+
+
+def held_out_prompts(encoder: Encoder, table: pd.DataFrame, limit: int) -> Prompts:
+    """The first prompts of the evaluation split that fit, at most `limit`; DataError for none."""
+    texts, ids = fitting_prompts(encoder, list(table.prompt))
+    fitting = set(texts)
+    references = [
+        reference
+        for prompt, reference in zip(table.prompt, table.reference, strict=True)
+        if prompt in fitting
+    ]
+    return Prompts(texts, ids, references).first(limit)
+
+
+def _missing_eos_score(ppo: Path) -> float:
+    """What stood for the score of an unfinished response in PPO, and stands for it here."""
+    path = ppo / "preflight.json"
+    if not path.exists():
+        raise ArtifactError(
+            f"{ppo} holds no {path.name}: it is not the artifact of stage 'ppo', or it is "
+            "incomplete. Run stage 'ppo' again, or pass the folder that it reported."
+        )
+    return float(json.loads(path.read_text(encoding="utf-8"))["missing_eos_score"])
+
+
+def _progress(report: Report, total: int) -> Answered:
+    """Reports how many responses have been sampled, batch by batch."""
+    done: list[int] = []
+
+    def answered(count: int) -> None:
+        done.append(count)
+        report(len(done), {"answered": sum(done), "progress": sum(done) / total})
+
+    return answered
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text + "\n", encoding="utf-8", newline="\n")

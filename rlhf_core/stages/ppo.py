@@ -1,0 +1,175 @@
+"""The `ppo` stage: SFT policy, reward model and prompts in, the tuned policy out."""
+
+import json
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+from peft import TaskType
+
+from rlhf_core.artifacts import sha256_of
+from rlhf_core.batches import Encoder, SpecialTokens
+from rlhf_core.errors import ArtifactError, DataError, TrainingStopped
+from rlhf_core.history import NOT_RECORDED, recorded
+from rlhf_core.models import (
+    ScalarModel,
+    end_token_ids,
+    frozen_copy,
+    load_policy,
+    load_scalar_model,
+    load_tokenizer,
+    merged,
+    new_scalar_model,
+    save_model,
+    save_policy,
+    weights_digest,
+    with_lora,
+    zero_head,
+)
+from rlhf_core.report import Report
+from rlhf_core.settings.model import ModelSettings
+from rlhf_core.settings.ppo import PpoSettings
+from rlhf_core.tables import read_prompts
+from rlhf_core.training.optimization import make_accelerator
+from rlhf_core.training.ppo import train_ppo
+from rlhf_core.training.preflight import check_before_ppo
+from rlhf_core.training.rollouts import PpoModels, Rollout, collect_rollout
+
+SHOWN_SAMPLES = 20
+"""Prompts whose responses are kept beside the policy, to be read by a person (section 6.4)."""
+
+
+def make_ppo(
+    settings: PpoSettings,
+    model: ModelSettings,
+    *,
+    data: Path,
+    sft: Path,
+    reward_model: Path,
+    out_dir: Path,
+    report: Report,
+    seed: int,
+) -> dict[str, float]:
+    """Write the policy, its value model, samples and the record of the run into `out_dir`."""
+    check_same_tokenizer(sft, reward_model)
+    tokenizer = load_tokenizer(sft)
+    encoder = Encoder(tokenizer, model)
+    accelerator = make_accelerator()
+    models = load_models(settings, sft, reward_model, seed=seed)
+    special = SpecialTokens(end_token_ids(models.reference, tokenizer), encoder.pad_token_id)
+    texts, prompts = fitting_prompts(encoder, list(read_prompts(data, "train").prompt))
+    for part in (models.policy, models.reference, models.reward_model, models.value_model):
+        part.to(accelerator.device)
+    reference_digest = weights_digest(models.reference)
+    roll = partial(
+        collect_rollout,
+        models,
+        settings=settings,
+        special=special,
+        max_response_tokens=model.max_response_tokens,
+        kl_coef=settings.kl_coef,
+        accelerator=accelerator,
+    )
+    first = roll(
+        prompts=[prompts[row % len(prompts)] for row in range(settings.rollout_batch_size)],
+        missing_eos_score=settings.missing_eos_score,
+        seed=seed,
+    )
+    preflight = check_before_ppo(models, first, settings, special)
+    with recorded(out_dir, report) as recording:
+        last = train_ppo(
+            models,
+            prompts,
+            settings,
+            recording,
+            special=special,
+            max_response_tokens=model.max_response_tokens,
+            missing_eos_score=preflight.missing_eos_score,
+            seed=seed,
+            accelerator=accelerator,
+        )
+    if weights_digest(models.reference) != reference_digest:
+        raise TrainingStopped("The reference model changed during PPO: its KL means nothing.")
+    shown = roll(
+        prompts=prompts[:SHOWN_SAMPLES],
+        missing_eos_score=preflight.missing_eos_score,
+        seed=seed + 1,
+    )
+    if accelerator.is_main_process:
+        _write(out_dir / "preflight.json", json.dumps(asdict(preflight), indent=2))
+        _write(out_dir / "samples.jsonl", "\n".join(_samples(texts, shown, encoder)))
+        save_policy(merged(models.policy), tokenizer, out_dir)
+        save_model(merged(models.value_model.model), out_dir / "value_model")
+        tokenizer.save_pretrained(out_dir / "value_model")
+    starts = {f"start_{name}": value for name, value in asdict(preflight).items()}
+    kept = {name: value for name, value in last.items() if name not in NOT_RECORDED}
+    return {**kept, "updates": settings.updates, **starts}
+
+
+def check_same_tokenizer(sft: Path, reward_model: Path) -> None:
+    """Raise ArtifactError unless both folders hold the same tokenizer, byte for byte."""
+    ours, theirs = (sha256_of(folder / "tokenizer.json") for folder in (sft, reward_model))
+    if ours != theirs:
+        raise ArtifactError(
+            f"The reward model's tokenizer ({theirs[:12]}) is not the SFT policy's ({ours[:12]}): "
+            "it would score other ids than the policy wrote. Train the reward model from this SFT "
+            "artifact."
+        )
+
+
+def load_models(settings: PpoSettings, sft: Path, reward_model: Path, *, seed: int) -> PpoModels:
+    """The four models: policy and reference from the SFT policy, the others as settings say."""
+    policy = load_policy(sft)
+    reference = frozen_copy(policy)
+    scores = load_scalar_model(reward_model).eval()
+    scores.requires_grad_(False)
+    if settings.value_init == "reward_model":
+        value_model = load_scalar_model(reward_model)
+    else:
+        value_model = new_scalar_model(sft, seed=seed)
+        zero_head(value_model)
+    if settings.lora is not None:
+        policy = with_lora(policy, settings.lora, task=TaskType.CAUSAL_LM)
+        value_model = ScalarModel(
+            with_lora(value_model.model, settings.lora, task=TaskType.TOKEN_CLS)
+        )
+    return PpoModels(policy, reference, scores, value_model)
+
+
+def fitting_prompts(encoder: Encoder, texts: list[str]) -> tuple[list[str], list[list[int]]]:
+    """The prompts within `model.max_prompt_tokens`, as text and as ids; DataError where none is."""
+    encoded = encoder.prompts(texts)
+    fitting = encoder.fitting(encoded, [[]] * len(encoded))
+    if not fitting:
+        raise DataError(
+            f"None of {len(texts)} prompts fits model.max_prompt_tokens="
+            f"{encoder.settings.max_prompt_tokens}: raise it, or give shorter prompts."
+        )
+    return [texts[row] for row in fitting], [encoded[row] for row in fitting]
+
+
+def _samples(prompts: list[str], rollout: Rollout, encoder: Encoder) -> list[str]:
+    """One JSON line for each response, with what the reward model says of it."""
+    rows = zip(
+        rollout.sequences.response_ids,
+        rollout.response_mask,
+        rollout.ended,
+        rollout.scores,
+        strict=True,
+    )
+    return [
+        json.dumps(
+            {
+                "prompt": prompt,
+                "response": encoder.texts([ids[mask].tolist()])[0],
+                "ended": bool(ended),
+                "score": round(float(score), 4),
+            },
+            ensure_ascii=False,
+        )
+        for prompt, (ids, mask, ended, score) in zip(prompts, rows, strict=False)
+    ]
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text + "\n", encoding="utf-8", newline="\n")

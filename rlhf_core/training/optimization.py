@@ -1,0 +1,190 @@
+"""What the training loops share: accelerate, the optimizer, micro-batches and the clipped step."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeVar
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from rlhf_core.errors import TrainingStopped
+from rlhf_core.threads import side_by_side
+
+Item = TypeVar("Item")
+
+
+def make_accelerator() -> Accelerator:
+    """Where training runs: one process, or those that `accelerate launch` started."""
+    return Accelerator()
+
+
+def adamw(
+    model: nn.Module,
+    learning_rate: float,
+    *,
+    weight_decay: float = 0.0,
+    beta2: float = 0.95,
+    epsilon: float = 1e-8,
+) -> torch.optim.AdamW:
+    """AdamW over the trainable parameters; biases and norms are not decayed."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=learning_rate,
+        betas=(0.9, beta2),
+        eps=epsilon,
+        fused=True,
+    )
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    """Set the rate of every group of `optimizer` in place."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+
+
+def own_share(rows: Sequence[int], accelerator: Accelerator) -> list[int]:
+    """The rows of a global batch that this process works on.
+
+    Each works on all of them where there are too few to share: the mean is the same.
+    """
+    if len(rows) < accelerator.num_processes:
+        return list(rows)
+    return list(rows[accelerator.process_index :: accelerator.num_processes])
+
+
+def micro_batches(rows: Sequence[int], size: int | None) -> Iterator[list[int]]:
+    """Cut the rows of one optimizer step into forward passes of at most `size` rows."""
+    size = size or max(len(rows), 1)
+    for start in range(0, len(rows), size):
+        yield list(rows[start : start + size])
+
+
+class Part(NamedTuple):
+    """One micro-batch: its mean loss, that mean's weight, and other means over the same rows.
+
+    The weight is the micro-batch's count of tokens or prompts, whichever the loss is a mean over.
+    """
+
+    loss: Tensor
+    weight: float
+    metrics: dict[str, float]
+
+
+class Step(NamedTuple):
+    """What one optimizer step did, over all micro-batches and processes."""
+
+    loss: float
+    grad_norm: float
+    metrics: dict[str, float]
+
+
+def optimizer_step(
+    accelerator: Accelerator,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    parts: Iterable[Item],
+    part_of: Callable[[Item], Part],
+    *,
+    max_grad_norm: float,
+) -> Step:
+    """Accumulate the micro-batches' gradients and take one step; `model` is changed in place.
+
+    `part_of` gives the loss of one micro-batch. Losses are weighted by their share of the weight of
+    all processes, so that neither micro-batches nor processes change the gradient (detail P30,
+    invariant 17). Raises TrainingStopped before the step where the loss or the gradient is not
+    finite.
+    """
+    optimizer.zero_grad()
+    if accelerator.num_processes == 1 and accelerator.device.type == "cpu":
+        done = _gradients_side_by_side(accelerator, model, list(parts), part_of)
+    else:
+        done = _gradients_in_turn(accelerator, model, list(parts), part_of)
+    sums = WeightedMeans()
+    for part in done:
+        sums.add("loss", float(part.loss.detach()), part.weight)
+        for name, mean in part.metrics.items():
+            sums.add(name, mean, part.weight)
+    means = sums.over_processes(accelerator)
+    norm = accelerator.clip_grad_norm_(model.parameters(), max_grad_norm)
+    loss, grad_norm = means.pop("loss"), float(norm) if norm is not None else 0.0
+    if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+        raise TrainingStopped(
+            f"Training stopped before an optimizer step whose loss is {loss} and whose gradient "
+            f"norm is {grad_norm}: lower the learning rate, or look for extreme rows."
+        )
+    optimizer.step()
+    return Step(loss, grad_norm, means)
+
+
+def _gradients_side_by_side(
+    accelerator: Accelerator, model: nn.Module, parts: list[Item], part_of: Callable[[Item], Part]
+) -> list[Part]:
+    """Fill the parameters' gradients from micro-batches that are computed on several cores."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+    def gradients(item: Item) -> tuple[Part, tuple[Tensor | None, ...]]:
+        part = part_of(item)
+        loss = part.loss * part.weight
+        return part, torch.autograd.grad(loss, parameters, allow_unused=True)
+
+    done = side_by_side(gradients, parts, device=accelerator.device)
+    total = sum(part.weight for part, _ in done)
+    for index, parameter in enumerate(parameters):
+        found = [grads[index] for _, grads in done]
+        grads = [grad for grad in found if grad is not None]
+        if grads:
+            parameter.grad = torch.stack(grads).sum(dim=0).div_(total)
+    return [part._replace(loss=part.loss.detach()) for part, _ in done]
+
+
+def _gradients_in_turn(
+    accelerator: Accelerator, model: nn.Module, parts: list[Item], part_of: Callable[[Item], Part]
+) -> list[Part]:
+    """Fill the parameters' gradients from one micro-batch after the other, through accelerate."""
+    done = []
+    # Processes may have different numbers of micro-batches, so they meet only after the last.
+    with accelerator.no_sync(model):
+        for item in parts:
+            part = part_of(item)
+            accelerator.backward(part.loss * part.weight)
+            done.append(part._replace(loss=part.loss.detach()))
+    total = summed(accelerator, sum(part.weight for part in done))
+    for parameter in model.parameters():
+        if parameter.grad is not None:
+            parameter.grad = accelerator.reduce(parameter.grad, "sum").div_(total)
+    return done
+
+
+@dataclass
+class WeightedMeans:
+    """Means of numbers that were each measured over their own count of rows or tokens."""
+
+    _totals: dict[str, float] = field(default_factory=dict)
+    _weights: dict[str, float] = field(default_factory=dict)
+
+    def add(self, name: str, mean: float, weight: float) -> None:
+        """Take in a mean over `weight` rows or tokens."""
+        self._totals[name] = self._totals.get(name, 0.0) + mean * weight
+        self._weights[name] = self._weights.get(name, 0.0) + weight
+
+    def over_processes(self, accelerator: Accelerator) -> dict[str, float]:
+        """The means over everything that all processes took in."""
+        return {
+            name: summed(accelerator, total) / summed(accelerator, self._weights[name])
+            for name, total in self._totals.items()
+        }
+
+
+def summed(accelerator: Accelerator, number: float) -> float:
+    """The sum of `number` over all processes."""
+    if accelerator.num_processes == 1:
+        return number
+    value = torch.tensor(number, dtype=torch.float64, device=accelerator.device)
+    return float(accelerator.reduce(value, "sum"))

@@ -1,0 +1,185 @@
+"""What has to hold before PPO may start, measured on the real models and prompts each time.
+
+Each check stops the run with the number it found: a rising reward curve is no evidence that any of
+this is right (specification, sections 3.12 and 6.1).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from rlhf_core.batches import Sequences, SpecialTokens
+from rlhf_core.errors import TrainingStopped
+from rlhf_core.maths.logprobs import taken_logprobs
+from rlhf_core.maths.rewards import kl_estimates
+from rlhf_core.models import dropout_rates
+from rlhf_core.scoring import scores_at_end
+from rlhf_core.settings.ppo import PpoSettings
+from rlhf_core.training.ppo_metrics import surprisal_z
+from rlhf_core.training.rollouts import (
+    PpoModels,
+    Rollout,
+    policy_distribution,
+    values_before,
+)
+
+KL_TOLERANCE = 1e-3
+"""Sequence KL in nats of a policy that has not moved, in float32 (section 3.10)."""
+RATIO_TOLERANCE = 1e-4
+"""Mean |ratio - 1| of two passes of the same policy over the same batch rows, in float32."""
+PADDING_TOLERANCE = 1e-4
+"""Largest change of a log-probability, value or score through padding; 1e-5 is usual (R7)."""
+MOST_SURPRISAL_Z = 6.0
+"""Standard errors; a right sampler passes 6 once in 500 million starts (section 4.3, test 9)."""
+FEWEST_ENDED = 0.5
+"""Share of the reference's responses that end by themselves; below it PPO would mostly learn from
+the missing-EOS score (section 6.1 wishes 0.8)."""
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What was measured before the first update."""
+
+    kl_to_reference: float
+    ratio_error: float
+    surprisal_z: float
+    padding_error: float
+    ended_share: float
+    score: float
+    score_deviation: float
+    missing_eos_score: float
+
+
+def check_before_ppo(
+    models: PpoModels, rollout: Rollout, settings: PpoSettings, special: SpecialTokens
+) -> Preflight:
+    """Measure a first rollout of the untouched policy; raise TrainingStopped where one is wrong."""
+    check_no_dropout(models)
+    check_causal_values(models, rollout)
+    kl = kl_estimates(rollout.old_logprobs, rollout.ref_logprobs, rollout.response_mask).k1
+    found = Preflight(
+        kl_to_reference=float(kl.sum(dim=1).mean()),
+        ratio_error=ratio_error(models, rollout, settings, special),
+        surprisal_z=surprisal_z(rollout),
+        padding_error=padding_error(models, rollout, settings, special),
+        ended_share=float(rollout.ended.float().mean()),
+        score=float(rollout.raw_scores.mean()),
+        score_deviation=float(rollout.raw_scores.std()),
+        missing_eos_score=missing_eos_score(rollout, settings),
+    )
+    _refuse(
+        abs(found.kl_to_reference) > KL_TOLERANCE,
+        f"the policy is {found.kl_to_reference:.4f} nats a response away from the reference it is "
+        "a copy of: the reference is another model, or one of the two has dropout on.",
+    )
+    _refuse(
+        found.ratio_error > RATIO_TOLERANCE,
+        f"a second pass over the first rollout gives ratios {found.ratio_error:.2e} away from 1: "
+        "rollout and update do not compute the same log-probabilities.",
+    )
+    _refuse(
+        abs(found.surprisal_z) > MOST_SURPRISAL_Z,
+        f"sampled tokens are {found.surprisal_z:+.1f} standard errors more surprising than the "
+        "policy's entropy: the sampler draws from another distribution than the log-probabilities "
+        "are taken of.",
+    )
+    _refuse(
+        found.padding_error > PADDING_TOLERANCE,
+        f"padding changes a log-probability, value or score by {found.padding_error:.2e}: "
+        "attention mask or position ids are not used by this model.",
+    )
+    _refuse(
+        found.ended_share < FEWEST_ENDED,
+        f"only {found.ended_share:.0%} of the SFT policy's responses end within "
+        "model.max_response_tokens: raise it, or train SFT longer on shorter responses.",
+    )
+    _refuse(
+        not torch.isfinite(rollout.raw_scores).all().item() or found.score_deviation < 1e-6,
+        f"the reward model's scores have deviation {found.score_deviation:.2e}: it says the same "
+        "of every response. Look at the reward model's accuracy and its training.",
+    )
+    return found
+
+
+def _refuse(wrong: bool, reason: str) -> None:  # noqa: FBT001 - reads as a sentence
+    if wrong:
+        raise TrainingStopped(f"PPO did not start: {reason}")
+
+
+def missing_eos_score(rollout: Rollout, settings: PpoSettings) -> float:
+    """min(missing_eos_score, 5th percentile of the scores of responses that ended) (detail P7)."""
+    scores = rollout.raw_scores[rollout.ended]
+    if not len(scores):
+        return settings.missing_eos_score
+    return min(settings.missing_eos_score, float(torch.quantile(scores, 0.05)))
+
+
+def check_no_dropout(models: PpoModels) -> None:
+    """Raise TrainingStopped where a module of any of the four models would drop anything."""
+    for name in ("policy", "reference", "reward_model", "value_model"):
+        model: nn.Module = getattr(models, name)
+        dropping = [module for module in model.modules() if dropout_rates(module)]
+        _refuse(bool(dropping), f"{name} has {len(dropping)} modules with dropout on (P20).")
+
+
+@torch.no_grad()
+def ratio_error(
+    models: PpoModels, rollout: Rollout, settings: PpoSettings, special: SpecialTokens
+) -> float:
+    """Mean |new / old - 1| over tokens when the same policy passes over the rollout again."""
+    error = count = 0.0
+    for index in torch.split(torch.arange(len(rollout)), settings.mini_batch_size):
+        batch = rollout.sequences.rows(index)
+        log_probs = policy_distribution(models.policy, batch, settings, special)
+        new = taken_logprobs(log_probs, batch.response_ids)
+        log_ratio = new - rollout.old_logprobs[index, : new.shape[1]]  # log(new / old)
+        error += float(log_ratio[batch.response_mask].expm1().abs().sum())
+        count += float(batch.response_mask.sum())
+    return error / count
+
+
+@torch.no_grad()
+def padding_error(
+    models: PpoModels, rollout: Rollout, settings: PpoSettings, special: SpecialTokens
+) -> float:
+    """Largest change that pads on both sides make to 8 responses' numbers (tests 2 and 3)."""
+    bare = rollout.sequences.rows(torch.arange(min(8, len(rollout))))
+    padded = Sequences(
+        pad(bare.prompt_ids, (3, 0), value=special.pad),
+        pad(bare.prompt_mask, (3, 0), value=False),
+        pad(bare.response_ids, (0, 3), value=special.pad),
+        pad(bare.response_mask, (0, 3), value=False),
+    )
+
+    def numbers(batch: Sequences) -> Sequence[Tensor]:
+        width = bare.response_ids.shape[1]
+        log_probs = policy_distribution(models.policy, batch, settings, special)
+        per_token = [
+            taken_logprobs(log_probs, batch.response_ids),
+            values_before(models.value_model, batch),
+        ]
+        kept = [tokens[:, :width].masked_fill(~bare.response_mask, 0.0) for tokens in per_token]
+        return [*kept, scores_at_end(models.reward_model, batch, end_token_ids=special.end)]
+
+    pairs = zip(numbers(bare), numbers(padded), strict=True)
+    return max(float((first - second).abs().max()) for first, second in pairs)
+
+
+@torch.no_grad()
+def check_causal_values(models: PpoModels, rollout: Rollout) -> None:
+    """Raise TrainingStopped where a value sees the token that is chosen after it (test 5)."""
+    batch = rollout.sequences.rows(torch.tensor([int(rollout.response_mask.sum(dim=1).argmax())]))
+    at = batch.response_ids.shape[1] // 2
+    changed = batch.response_ids.clone()
+    changed[0, at] = (changed[0, at] + 1) % models.policy.config.vocab_size
+    other = Sequences(batch.prompt_ids, batch.prompt_mask, changed, batch.response_mask)
+    before = values_before(models.value_model, batch)[0, : at + 1]
+    after = values_before(models.value_model, other)[0, : at + 1]
+    _refuse(
+        float((before - after).abs().max()) > PADDING_TOLERANCE,
+        f"the value of the state before token {at} changes with that token: the value model reads "
+        "the wrong column, or does not mask the future.",
+    )

@@ -1,0 +1,220 @@
+"""One rollout: responses of the current policy, with all that its optimization needs.
+
+The order is that of the specification's algorithm, steps 3 to 14; every tensor is
+`[batch, response]` unless it says otherwise.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.nn.functional import pad
+from transformers import PreTrainedModel
+
+from rlhf_core.batches import Sequences, SpecialTokens
+from rlhf_core.generation import response_distribution, sample_in_batches
+from rlhf_core.maths.advantages import gae
+from rlhf_core.maths.logprobs import (
+    entropy,
+    response_columns,
+    surprisal_variance,
+    taken_logprobs,
+)
+from rlhf_core.maths.masking import has_ended, rescale, value_mask_after_end, whiten
+from rlhf_core.maths.rewards import (
+    kl_estimates,
+    replace_unfinished,
+    shape_rewards,
+    shape_rewards_after_end,
+)
+from rlhf_core.maths.shapes import Scalar
+from rlhf_core.models import ScalarModel
+from rlhf_core.scoring import scores_at_end
+from rlhf_core.settings.ppo import PpoSettings
+from rlhf_core.threads import side_by_side
+
+SAMPLED_TOGETHER = 64
+"""Responses that one call of the decoder draws; each batch has a generator of its own."""
+
+
+@dataclass(frozen=True)
+class PpoModels:
+    """The four models; only `policy` and `value_model` are trained."""
+
+    policy: PreTrainedModel
+    reference: PreTrainedModel
+    reward_model: ScalarModel
+    value_model: ScalarModel
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Responses, what each model says of them, and what follows for their optimization."""
+
+    sequences: Sequences
+    ended: Tensor
+    """[batch]: whether the response holds an end token."""
+    sampler_logprobs: Tensor
+    old_logprobs: Tensor
+    ref_logprobs: Tensor
+    entropy: Tensor
+    surprisal_variance: Tensor
+    old_values: Tensor
+    value_mask: Tensor
+    raw_scores: Tensor
+    """[batch]: the reward model's, before the rule for responses that did not end."""
+    scores: Tensor
+    """[batch]: after it."""
+    rewards: Tensor
+    advantages: Tensor
+    returns: Tensor
+
+    @property
+    def response_mask(self) -> Tensor:
+        """True at every token that the policy chose, the end token included."""
+        return self.sequences.response_mask
+
+    def __len__(self) -> int:
+        return len(self.ended)
+
+
+@torch.no_grad()
+def collect_rollout(
+    models: PpoModels,
+    prompts: Sequence[Sequence[int]],
+    settings: PpoSettings,
+    *,
+    special: SpecialTokens,
+    max_response_tokens: int,
+    kl_coef: float,
+    missing_eos_score: float,
+    seed: int,
+    accelerator: Accelerator,
+) -> Rollout:
+    """Sample a response to each prompt and estimate its advantages; all draws come from `seed`."""
+    sampled = sample_in_batches(
+        models.policy,
+        prompts,
+        special=special,
+        max_tokens=max_response_tokens,
+        temperature=settings.temperature,
+        batch_size=SAMPLED_TOGETHER,
+        seed=seed,
+    )
+    sequences, sampler_logprobs = sampled.sequences, sampled.logprobs
+    if settings.score_at == "after_eos" and sequences.response_ids.shape[1] < max_response_tokens:
+        sequences = _with_one_more_column(sequences, special.pad)
+        sampler_logprobs = pad(sampler_logprobs, (0, 1))
+    ends = torch.tensor(list(special.end), device=sequences.response_ids.device)
+    ended = has_ended(sequences.response_ids, ends, sequences.response_mask)
+    seen = _what_the_models_say(models, sequences, settings, special)
+    scores = seen.raw_scores
+    if settings.reward_clip is not None:
+        scores = scores.clamp(-settings.reward_clip, settings.reward_clip)
+    scores = replace_unfinished(scores, ended, missing_eos_score=missing_eos_score)
+    kl = kl_estimates(seen.logprobs, seen.ref_logprobs, sequences.response_mask).k1
+    place = shape_rewards if settings.score_at == "eos" else shape_rewards_after_end
+    rewards = place(scores, kl, sequences.response_mask, kl_coef=kl_coef)
+    value_mask = sequences.response_mask
+    if settings.score_at == "after_eos":
+        value_mask = value_mask_after_end(value_mask)
+    if settings.whiten_rewards:
+        mean, variance = moments(rewards, value_mask, accelerator)
+        rewards = rescale(rewards, value_mask, mean=mean, variance=variance)
+    estimates = gae(
+        rewards, seen.values, value_mask, gamma=settings.gamma, gae_lambda=settings.gae_lambda
+    )
+    advantages = estimates.advantages.masked_fill(~sequences.response_mask, 0.0)
+    if settings.whiten_advantages == "rollout":
+        mean, variance = moments(advantages, sequences.response_mask, accelerator)
+        advantages = whiten(advantages, sequences.response_mask, mean=mean, variance=variance)
+    return Rollout(
+        sequences=sequences,
+        ended=ended,
+        sampler_logprobs=sampler_logprobs,
+        old_logprobs=seen.logprobs,
+        ref_logprobs=seen.ref_logprobs,
+        entropy=seen.entropy,
+        surprisal_variance=seen.surprisal_variance,
+        old_values=seen.values.masked_fill(~value_mask, 0.0),
+        value_mask=value_mask,
+        raw_scores=seen.raw_scores,
+        scores=scores,
+        rewards=rewards,
+        advantages=advantages,
+        returns=estimates.returns,
+    )
+
+
+def moments(values: Tensor, mask: Tensor, accelerator: Accelerator) -> tuple[Scalar, Scalar]:
+    """Mean and biased variance over the tokens that count, of all processes (section 3.6)."""
+    kept = values.masked_fill(~mask, 0.0)
+    sums = torch.stack([kept.sum(), mask.sum().to(kept)])
+    total, count = accelerator.reduce(sums, "sum")
+    mean = total / count
+    squares = (values - mean).square().masked_fill(~mask, 0.0).sum()
+    return mean, accelerator.reduce(squares, "sum") / count
+
+
+@dataclass(frozen=True)
+class _Seen:
+    logprobs: Tensor
+    entropy: Tensor
+    surprisal_variance: Tensor
+    ref_logprobs: Tensor
+    values: Tensor
+    raw_scores: Tensor
+
+
+def _what_the_models_say(
+    models: PpoModels, sequences: Sequences, settings: PpoSettings, special: SpecialTokens
+) -> _Seen:
+    """Teacher-forced passes of all four models over the same ids and masks, in small batches."""
+    width = sequences.response_ids.shape[1]
+    spare = 1 if settings.score_at == "after_eos" else 0  # the state after the end has a value too
+
+    def say(index: Tensor) -> list[Tensor]:
+        rows = sequences.rows(index, spare_columns=spare)
+        log_probs = policy_distribution(models.policy, rows, settings, special)
+        ref_log_probs = policy_distribution(models.reference, rows, settings, special)
+        missing = width - rows.response_ids.shape[1]
+        per_token = [
+            taken_logprobs(log_probs, rows.response_ids),
+            entropy(log_probs),
+            surprisal_variance(log_probs),
+            taken_logprobs(ref_log_probs, rows.response_ids),
+            values_before(models.value_model, rows),
+        ]
+        scores = scores_at_end(models.reward_model, rows, end_token_ids=special.end)
+        return [*(pad(part, (0, missing)) for part in per_token), scores]
+
+    order = sequences.response_mask.sum(dim=1).argsort(stable=True)
+    size = settings.micro_batch_size or settings.mini_batch_size
+    parts = side_by_side(say, torch.split(order, size), device=order.device)
+    back = order.argsort()
+    return _Seen(*(torch.cat(column)[back] for column in zip(*parts, strict=True)))
+
+
+def policy_distribution(
+    policy: nn.Module, sequences: Sequences, settings: PpoSettings, special: SpecialTokens
+) -> Tensor:
+    """The distribution that the sampler drew from: [batch, response, vocabulary]."""
+    return response_distribution(
+        policy, sequences, pad_token_id=special.pad, temperature=settings.temperature
+    )
+
+
+def values_before(value_model: nn.Module, sequences: Sequences) -> Tensor:
+    """The value of the state before each response token: [batch, response] (section 3.1)."""
+    per_column: Tensor = value_model(sequences.input_ids, sequences.attention_mask)
+    return response_columns(per_column, sequences.response_ids.shape[1])
+
+
+def _with_one_more_column(sequences: Sequences, pad_token_id: int) -> Sequences:
+    return replace(
+        sequences,
+        response_ids=pad(sequences.response_ids, (0, 1), value=pad_token_id),
+        response_mask=pad(sequences.response_mask, (0, 1), value=False),
+    )

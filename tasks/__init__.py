@@ -1,0 +1,1 @@
+"""Prefect and MLflow: open a stage's inputs, call the core once, record the lineage."""

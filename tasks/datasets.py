@@ -1,0 +1,91 @@
+"""The tables and raw files that a stage reads, described by content for the tracking pages."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlhf_core.artifacts import Artifact
+from rlhf_core.settings.base import Stage
+
+SOURCES = "sources.json"
+
+TABLES_USED: dict[Stage, tuple[str, ...]] = {
+    "sft": ("demonstrations-train", "demonstrations-validation"),
+    "reward_model": ("preferences-train", "preferences-validation", "demonstrations-train"),
+    "ppo": ("prompts-train",),
+    "evaluation": ("prompts-evaluation",),
+}
+"""Tables of the data artifact that each later stage reads."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One table or raw file, known by the SHA-256 of its bytes."""
+
+    name: str
+    sha256: str
+    context: str
+    """What it was used for: train, validation, evaluation, or raw."""
+
+    uri: str
+    rows: int | None
+    bytes: int | None
+    columns: tuple[tuple[str, str], ...]
+    """Name and type of each column."""
+
+
+def tables_of(data: Artifact, names: Sequence[str] | None) -> list[Dataset]:
+    """The named tables of a data artifact, or all of them; those that the recipe has."""
+    found = []
+    for file in data.files:
+        name = file.path.removesuffix(".parquet")
+        if name == file.path or (names is not None and name not in names):
+            continue
+        rows, columns = _parquet_shape(data.path / file.path)
+        found.append(
+            Dataset(
+                name=name,
+                sha256=file.sha256,
+                context=name.rpartition("-")[2],
+                uri=f"cas://sha256/{data.digest}/{file.path}",
+                rows=rows,
+                bytes=file.size,
+                columns=columns,
+            )
+        )
+    return found
+
+
+def raw_files_of(data: Artifact) -> list[Dataset]:
+    """The raw files that a data artifact was made from."""
+    return [
+        Dataset(
+            name=str(source["name"]),
+            sha256=str(source["sha256"]),
+            context="raw",
+            uri=f"cas://sha256/{source['sha256']}",
+            rows=source.get("rows"),
+            bytes=source.get("bytes"),
+            columns=(),
+        )
+        for source in read_sources(data.path)
+    ]
+
+
+def read_sources(folder: Path) -> list[dict[str, Any]]:
+    """The raw files as the data stage wrote them down; none where the stage was another."""
+    path = folder / SOURCES
+    if not path.exists():
+        return []
+    sources: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+    return sources
+
+
+def _parquet_shape(path: Path) -> tuple[int, tuple[tuple[str, str], ...]]:
+    import pyarrow.parquet as parquet
+
+    metadata = parquet.read_metadata(path)
+    schema = metadata.schema.to_arrow_schema()
+    return metadata.num_rows, tuple((field.name, str(field.type)) for field in schema)

@@ -1,0 +1,105 @@
+"""Where a run runs: the environment that Prefect, MLflow and torch read when they are imported.
+
+What the user has set wins. Nothing here reports to anybody outside the machine.
+"""
+
+import os
+from pathlib import Path
+
+from rlhf_core.errors import StorageError
+
+STORE_VARIABLE = "RLHF_STORE"
+DEFAULT_STORE = Path("rlhf-store")
+
+MLFLOW_PAGES_VARIABLE = "RLHF_MLFLOW_PAGES"
+"""Address at which a browser reaches MLflow, where it is not the tracking address."""
+
+MLFLOW_PAGES = "http://127.0.0.1:5000"
+"""Where `rlhf ui` shows MLflow's pages unless told otherwise."""
+
+PREFECT_PAGES = "http://127.0.0.1:4200"
+"""Where `rlhf ui` shows Prefect's pages unless told otherwise."""
+
+_QUIET = {
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+    "PREFECT_SERVER_UI_V2_ENABLED": "false",  # its pages ask an outside host on every visit
+    "TRANSFORMERS_VERBOSITY": "error",
+}
+
+_SETTINGS = {
+    "GIT_PYTHON_REFRESH": "quiet",
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # the default 7 block a call for four minutes
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # eight idle processes otherwise
+    "MLFLOW_TRUNCATE_LONG_VALUES": "false",
+    "OMP_WAIT_POLICY": "passive",  # idle threads of torch leave the cores to others
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "60",
+    "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",  # the default is pickle
+    "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+    "PREFECT_SERVER_UI_API_URL": "/api",  # right on any host and port
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+def store_folder(given: Path | None) -> Path:
+    """The store: `--store`, else RLHF_STORE, else ./rlhf-store; absolute."""
+    chosen = given or Path(os.environ.get(STORE_VARIABLE) or DEFAULT_STORE)
+    return chosen.expanduser().resolve()
+
+
+def prepare_environment(store: Path) -> None:
+    """Fill in what the user left open; call it before Prefect, MLflow or torch are imported."""
+    for name, value in (_QUIET | _SETTINGS).items():
+        os.environ.setdefault(name, value)
+    os.environ[STORE_VARIABLE] = str(store)
+    os.environ.setdefault("PREFECT_RESULTS_LOCAL_STORAGE_PATH", str(store / "stages"))
+    if "PREFECT_API_URL" not in os.environ:
+        os.environ.setdefault("PREFECT_HOME", str(store / "prefect"))
+    if "MLFLOW_TRACKING_URI" not in os.environ:
+        os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{store / 'mlflow.db'}"
+        # MLflow's own name for where a local store keeps artifacts; its default is ./mlruns
+        os.environ["_MLFLOW_SERVER_ARTIFACT_ROOT"] = (store / "mlflow-artifacts").as_uri()
+
+
+def make_store_folder(store: Path) -> None:
+    """The store's folder is there and can be written."""
+    try:
+        store.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"The store {store} cannot be made: {error.strerror}. Choose another folder with "
+            f"--store or {STORE_VARIABLE}."
+        ) from error
+    if not os.access(store, os.W_OK | os.X_OK):
+        raise StorageError(
+            f"The store {store} is not writable. Choose another folder with --store or "
+            f"{STORE_VARIABLE}."
+        )
+
+
+def mlflow_is_served() -> bool:
+    """Whether runs are tracked by an MLflow server, whose pages are up."""
+    return os.environ.get("MLFLOW_TRACKING_URI", "").startswith(("http://", "https://"))
+
+
+def mlflow_pages() -> str:
+    """Address of MLflow's pages: of its server, or those that `rlhf ui` will show."""
+    given = os.environ.get(MLFLOW_PAGES_VARIABLE)
+    if given:
+        return given.rstrip("/")
+    return os.environ["MLFLOW_TRACKING_URI"].rstrip("/") if mlflow_is_served() else MLFLOW_PAGES
+
+
+def prefect_pages() -> str:
+    """Address of Prefect's pages: of its server, or those that `rlhf ui` will show."""
+    api = os.environ.get("PREFECT_UI_URL") or os.environ.get("PREFECT_API_URL")
+    return api.rstrip("/").removesuffix("/api") if api else PREFECT_PAGES

@@ -1,0 +1,63 @@
+"""What travels between tasks: small records of where a result lies, never the result."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlhf_core.settings.base import Stage
+from rlhf_core.settings.recipe import Recipe
+from tasks.fingerprints import Fingerprint, stage_fingerprint
+
+
+@dataclass(frozen=True)
+class Handle:
+    """A published artifact and the MLflow run that made it."""
+
+    stage: Stage
+    path: Path
+    digest: str
+    run_id: str
+
+
+@dataclass(frozen=True)
+class PipelineRun:
+    """One execution of a recipe, as its stages see it."""
+
+    recipe_name: str
+    run_id: str
+    """The MLflow run that holds the stages' runs."""
+
+    store: Path
+
+
+@dataclass(frozen=True)
+class StageJob:
+    """All that decides a stage's result; its fingerprint is known before anything is loaded."""
+
+    stage: Stage
+    recipe: Recipe
+    inputs: Mapping[str, Handle]
+    """Role to artifact; the role is the name of the stage that made it."""
+
+    fingerprint: Fingerprint
+
+    @property
+    def key(self) -> str:
+        """Names the job's folder of work in progress and its commit record in the store."""
+        return f"{self.stage}-{self.fingerprint.digest}"
+
+    @property
+    def settings(self) -> dict[str, dict[str, Any]]:
+        """The sections of the recipe that the stage reads, by name."""
+        return self.fingerprint.settings
+
+    def input_path(self, role: Stage) -> Path:
+        """The folder of the artifact that has this role."""
+        return self.inputs[role].path
+
+
+def stage_job(recipe: Recipe, stage: Stage, **inputs: Handle) -> StageJob:
+    """The job that `recipe` says for `stage`, on these inputs."""
+    digests = {role: handle.digest for role, handle in inputs.items()}
+    return StageJob(stage, recipe, inputs, stage_fingerprint(recipe, stage, digests))

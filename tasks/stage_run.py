@@ -1,0 +1,209 @@
+"""What every stage run does: open the inputs, compute, publish, and write down where it came from.
+
+The order is that of a safe publish: payload, manifest, rename, commit record, MLflow, handle.
+"""
+
+import errno
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from prefect import runtime
+from prefect.artifacts import create_markdown_artifact
+
+from rlhf_core.artifacts import MANIFEST, Artifact, verify_artifact
+from rlhf_core.errors import ArtifactError, StorageError
+from rlhf_core.recipes import dump_recipe
+from rlhf_core.report import Report
+from tasks.datasets import TABLES_USED, raw_files_of, tables_of
+from tasks.handles import Handle, PipelineRun, StageJob
+from tasks.pages import run_path, run_url, stage_description, stage_page
+from tasks.pipeline import note_stage, run_tags
+from tasks.progress import PROGRESS, Progress
+from tasks.provenance import RunIds, environment_record, stage_provenance
+from tasks.store import Store
+from tasks.tracking import MODEL_TYPES, TrackedRun, open_run
+
+Make = Callable[[Path, Report], Mapping[str, float]]
+"""Writes a stage's payload into the empty folder, reports on the way, returns summary metrics."""
+
+STAGE_TAGS = ["rlhf", "stage"]
+"""Prefect tags of every stage. One set for all: for each new set Prefect makes a client of its own
+to ask for concurrency limits, which costs two seconds on a small machine."""
+
+SHOWN_FILES = (
+    "*.html",
+    "*.png",
+    "metrics.json",
+    "report.json",
+    "samples.jsonl",
+    "scorecard.json",
+    "sources.json",
+)
+"""Payload files that people look at; MLflow gets a copy."""
+
+_FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+
+
+def run_stage(job: StageJob, pipeline: PipelineRun, make: Make) -> Handle:
+    """Compute the job's artifact, publish it, and link it to what it was made from."""
+    store = Store(pipeline.store)
+    inputs = {role: _open_input(handle) for role, handle in job.inputs.items()}
+    started = datetime.now(UTC)
+    with (
+        _noted(job, pipeline),
+        open_run(
+            pipeline.recipe_name, job.stage, _tags(job, pipeline), parent_run_id=pipeline.run_id
+        ) as run,
+        _storage_faults_named(store),
+    ):
+        pages = _log_beginning(run, job, inputs)
+        metrics = _compute(job, run, store.stage_payload(job.key), make)
+        ids = RunIds(
+            mlflow_run=run.run_id,
+            mlflow_pipeline_run=pipeline.run_id,
+            prefect_flow_run=runtime.flow_run.id,
+            prefect_task_run=runtime.task_run.id,
+        )
+        provenance = stage_provenance(job, pipeline, ids, metrics=metrics, started=started)
+        artifact = store.publish(job.key, job.stage, provenance)
+        _log_end(run, artifact, provenance, pages)
+        _show(run, pipeline, artifact, provenance)
+    return Handle(job.stage, artifact.path, artifact.digest, run.run_id)
+
+
+def _open_input(handle: Handle) -> Artifact:
+    """The artifact that the handle names, every byte of it as it was published."""
+    artifact = verify_artifact(handle.path, handle.stage)
+    if artifact.digest != handle.digest:
+        raise ArtifactError(
+            f"{handle.path} has digest {artifact.digest}, but {handle.digest} was made: the folder "
+            f"was replaced. Remove it and run stage '{handle.stage}' again."
+        )
+    return artifact
+
+
+def _compute(job: StageJob, run: TrackedRun, out_dir: Path, make: Make) -> Mapping[str, float]:
+    progress = Progress(job.stage)
+
+    def report(step: int, metrics: Mapping[str, float]) -> None:
+        run.report(step, {name: x for name, x in metrics.items() if name != PROGRESS})
+        progress.report(step, metrics)
+
+    metrics = make(out_dir, report)
+    run.flush()
+    progress.finish()
+    return metrics
+
+
+def _tags(job: StageJob, pipeline: PipelineRun) -> dict[str, str]:
+    tags = {
+        **run_tags(pipeline.recipe_name),
+        "stage": job.stage,
+        "stage.fingerprint": job.fingerprint.digest,
+    }
+    for role, parent in job.inputs.items():
+        tags[f"parent.{role}.run_id"] = parent.run_id
+        tags[f"parent.{role}.digest"] = parent.digest
+    return tags
+
+
+def _log_beginning(
+    run: TrackedRun, job: StageJob, inputs: Mapping[str, Artifact]
+) -> dict[str, str]:
+    """Settings, recipe, environment and inputs are in MLflow; returns the parents' pages."""
+    run.log_settings({**job.settings, "seed": job.recipe.seed})
+    run.log_text("lineage/recipe.yaml", dump_recipe(job.recipe))
+    run.log_json("lineage/environment.json", environment_record())
+    run.log_json("lineage/fingerprint.json", job.fingerprint.parts())
+    if "data" in inputs:
+        run.use_datasets(tables_of(inputs["data"], TABLES_USED[job.stage]))
+    return run.use_models(job.inputs)
+
+
+def _log_end(
+    run: TrackedRun, artifact: Artifact, provenance: Mapping[str, Any], pages: Mapping[str, str]
+) -> None:
+    """The artifact is in MLflow: digest, provenance, what people look at, and the model."""
+    run.set_tags({"artifact.digest": artifact.digest, "artifact.path": str(artifact.path)})
+    run.log_json("lineage/provenance.json", provenance)
+    run.log_file(artifact.path / MANIFEST, "lineage")
+    if artifact.stage == "data":
+        run.use_datasets([*raw_files_of(artifact), *tables_of(artifact, None)])
+    for file in artifact.files:
+        if any(fnmatchcase(file.path, pattern) for pattern in SHOWN_FILES):
+            run.log_file(artifact.path / file.path)
+    description = stage_description(
+        stage=artifact.stage,
+        metrics=provenance["metrics"],
+        digest=artifact.digest,
+        parents=pages,
+        prefect_task_run=provenance["runs"]["prefect_task_run"],
+    )
+    run.describe(description)
+    metrics = {name: x for name, x in provenance["metrics"].items() if x is not None}
+    if artifact.stage in MODEL_TYPES:
+        name = f"{provenance['recipe']}-{artifact.stage}"
+        run.register_model(artifact, name, metrics, description)
+    else:
+        run.log_summary(metrics)
+
+
+def _show(
+    run: TrackedRun, pipeline: PipelineRun, artifact: Artifact, provenance: Mapping[str, Any]
+) -> None:
+    """The stage run has its page in Prefect and its lines in the record of the pipeline run."""
+    seconds = provenance["seconds"]
+    url = run_url(run.experiment_id, run.run_id)
+    create_markdown_artifact(
+        stage_page(
+            stage=artifact.stage,
+            metrics=provenance["metrics"],
+            digest=artifact.digest,
+            url=url,
+            seconds=seconds,
+        ),
+        key=artifact.stage.replace("_", "-"),
+        description=f"MLflow run and metrics of stage {artifact.stage}.",
+    )
+    note_stage(
+        pipeline,
+        artifact.stage,
+        state="done",
+        seconds=seconds,
+        digest=artifact.digest,
+        path=str(artifact.path),
+        run_id=run.run_id,
+        url=url,
+        path_in_mlflow=run_path(run.experiment_id, run.run_id),
+        metrics=provenance["metrics"],
+    )
+
+
+@contextmanager
+def _noted(job: StageJob, pipeline: PipelineRun) -> Iterator[None]:
+    """The record of the pipeline run says that the stage runs, and how it ended if badly."""
+    note_stage(pipeline, job.stage, state="running")
+    try:
+        yield
+    except BaseException as error:
+        state = "failed" if isinstance(error, Exception) else "interrupted"
+        note_stage(pipeline, job.stage, state=state)
+        raise
+
+
+@contextmanager
+def _storage_faults_named(store: Store) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL_DISK:
+            raise
+        raise StorageError(
+            f"The store {store.folder} cannot be written: {error.strerror} "
+            f"({error.filename or 'no file named'}). Free space or choose another folder with "
+            "--store; what was published before is kept."
+        ) from error
