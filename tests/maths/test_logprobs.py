@@ -11,6 +11,7 @@ from rlhf_core.maths.logprobs import (
     entropy,
     log_distribution,
     response_columns,
+    surprisal_variance,
     taken_logprobs,
 )
 from rlhf_core.maths.losses import language_model_loss
@@ -48,6 +49,23 @@ def test_the_log_probability_is_that_of_the_token_taken():
 def test_entropy_of_a_uniform_distribution_is_the_log_of_its_size():
     log_probs = log_distribution(torch.zeros(1, 2, 8), temperature=0.7)
     assert_close(entropy(log_probs), torch.full((1, 2), math.log(8)))
+
+
+def test_the_variance_of_the_surprisal_is_that_of_draws():
+    logits = torch.tensor([[[1.0, 2.0, 3.0, -torch.inf]]])
+    log_probs = log_distribution(
+        logits.clamp(min=torch.finfo(torch.float32).min / 2), temperature=1
+    )
+    # p = .090031, .244728, .665241; surprisals 2.407606, 1.407606, .407606; their mean .832396
+    squares = [0.090031 * 1.575210**2, 0.244728 * 0.575210**2, 0.665241 * 0.424790**2]
+    assert_close(
+        surprisal_variance(log_probs),
+        torch.tensor([[sum(squares)]]),
+        atol=2e-6,  # the numbers above have six decimals
+        rtol=0,
+    )
+    uniform = log_distribution(torch.zeros(1, 2, 8), temperature=1.0)
+    assert_close(surprisal_variance(uniform), torch.zeros(1, 2), atol=1e-6, rtol=0)  # float32
 
 
 def test_a_response_token_is_predicted_one_column_before_its_own():

@@ -1,0 +1,119 @@
+"""The command tells faults in one sentence, with the exit code that says whose they are."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.flows.command import rlhf
+
+USERS_FAULT = 2
+
+
+def modules_after(code: str) -> set[str]:
+    """Which of the heavy libraries are loaded after running `code` in a new process."""
+    shown = f"{code}\nimport sys, json\nprint()\nprint(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", shown], capture_output=True, text=True, check=True)
+    heavy = {"torch", "transformers", "prefect", "mlflow"}
+    return heavy & set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_a_misspelt_setting_is_named_with_the_nearest_right_one(tiny_recipe):
+    done = rlhf("run", tiny_recipe, "--set", "ppo.kl_coeff=0.1")
+
+    assert done.returncode == USERS_FAULT
+    assert done.stdout == ""
+    assert done.stderr.startswith("rlhf: --set ppo.kl_coeff:")
+    assert "'kl_coef'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_recipe_is_read_before_any_heavy_library():
+    assert modules_after("import flows.cli") == set()
+
+
+def test_check_loads_no_library_that_trains(tiny_recipe):
+    code = (
+        "from flows.cli import cli\n"
+        f"cli.main(['check', {str(tiny_recipe)!r}], standalone_mode=False)"
+    )
+    assert modules_after(code) == set()
+
+
+def test_check_prints_the_data_report_and_keeps_nothing(tiny_recipe, tmp_path):
+    done = rlhf("check", tiny_recipe, "--json", TMPDIR=str(tmp_path))
+
+    assert done.returncode == 0
+    document = json.loads(done.stdout)
+    assert document["report"]["tables"]["demonstrations"]["rows"] == 240
+    assert list(tmp_path.glob("rlhf-check-*")) == []
+
+
+def test_check_names_a_bad_row_by_file_and_line(tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "a", "response": "b"}\n{"prompt": "", "response": "b"}\n')
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"name: bad\nlast_stage: sft\ndata: {{demonstrations: {{source: {rows}}}}}\n"
+        "model: {scratch: {}}\n"
+    )
+    done = rlhf("check", recipe)
+
+    assert done.returncode == USERS_FAULT
+    assert "rows.jsonl:2" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_runs_of_an_empty_store_are_none(tmp_path):
+    done = rlhf("runs", "--store", tmp_path, "--json")
+    assert (done.returncode, json.loads(done.stdout)) == (0, [])
+
+
+def test_lineage_of_a_folder_without_manifest_is_refused(tmp_path):
+    done = rlhf("lineage", tmp_path, "--store", tmp_path / "store")
+    assert done.returncode == USERS_FAULT
+    assert "holds no manifest.json" in done.stderr
+
+
+def test_a_store_that_cannot_be_made_is_a_storage_fault(tiny_recipe, tmp_path):
+    (tmp_path / "file").write_text("")
+    done = rlhf("run", tiny_recipe, "--store", tmp_path / "file" / "store")
+    assert done.returncode == 4
+    assert "cannot be made" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["run", "check", "lineage", "runs", "ui", "recipe"])
+def test_every_command_explains_itself(command):
+    done = rlhf(command, "--help")
+    assert done.returncode == 0
+    assert f"Usage: rlhf {command}" in done.stdout
+
+
+def test_the_schema_of_a_recipe_is_json_schema():
+    schema = json.loads(rlhf("recipe", "schema").stdout)
+    assert schema["properties"]["seed"]["default"] == 1
+    assert schema["additionalProperties"] is False
+
+
+def test_the_users_environment_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from tasks.environment import prepare_environment
+
+    for name in ("PREFECT_HOME", "PREFECT_API_URL", "_MLFLOW_SERVER_ARTIFACT_ROOT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("RLHF_STORE", "elsewhere")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracking:5000")
+    monkeypatch.setenv("DO_NOT_TRACK", "true")
+    import os
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "environ", dict(os.environ))
+        prepare_environment(tmp_path)
+        environment = os.environ
+
+    assert environment["MLFLOW_TRACKING_URI"] == "http://tracking:5000"
+    assert "_MLFLOW_SERVER_ARTIFACT_ROOT" not in environment
+    assert environment["DO_NOT_TRACK"] == "true"
+    assert environment["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false"
+    assert environment["PREFECT_HOME"] == str(tmp_path / "prefect")

@@ -1,0 +1,76 @@
+"""The whole pipeline for real, by the command, on a handful of rows."""
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+
+from rlhf_core.artifacts import verify_artifact
+from rlhf_core.settings.base import STAGES
+from tests.flows.command import rlhf, start_rlhf
+
+pytestmark = pytest.mark.slow
+
+LONGEST_WAIT_SECONDS = 120
+
+
+@pytest.fixture
+def servers(prefect_server: str, tmp_path: Path) -> dict[str, str]:
+    """Environment of a command that uses the tests' Prefect server and an MLflow of its own."""
+    return {
+        "PREFECT_API_URL": prefect_server,
+        "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'mlflow.db'}",
+        "_MLFLOW_SERVER_ARTIFACT_ROOT": (tmp_path / "mlflow-artifacts").as_uri(),
+    }
+
+
+def run_json(recipe: Path, store: Path, servers: dict[str, str]) -> dict:
+    done = rlhf("run", recipe, "--store", store, "--json", **servers)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_a_recipe_runs_to_the_end_twice_with_the_same_bits_and_traces_to_its_files(
+    tiny_recipe, tmp_path, servers
+):
+    first = run_json(tiny_recipe, tmp_path / "a", servers)
+    second = run_json(tiny_recipe, tmp_path / "b", servers)
+
+    assert tuple(first["stages"]) == STAGES
+    digests = {stage: facts["digest"] for stage, facts in first["stages"].items()}
+    assert digests == {stage: facts["digest"] for stage, facts in second["stages"].items()}
+    for stage, facts in first["stages"].items():
+        assert verify_artifact(Path(facts["path"]), stage).digest == digests[stage]
+    report = Path(first["stages"]["evaluation"]["path"]) / "report.html"
+    assert "<html" in report.read_text()
+    lineage = rlhf("lineage", digests["ppo"][:10], "--store", tmp_path / "a")
+    assert lineage.returncode == 0
+    assert "file demonstrations.jsonl" in lineage.stdout
+    assert f"reward_model {digests['reward_model'][:12]}" in lineage.stdout
+    runs = rlhf("runs", "--store", tmp_path / "a")
+    assert digests["evaluation"][:12] in runs.stdout
+
+
+def stage_state(store: Path, stage: str) -> str | None:
+    for path in (store / "runs").glob("[!.]*.json"):
+        return json.loads(path.read_text())["stages"].get(stage, {}).get("state")
+    return None
+
+
+@pytest.mark.parametrize(
+    "number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["SIGTERM", "SIGINT"]
+)
+def test_a_signal_ends_the_run_with_its_code_and_no_run_stays_open(
+    number, code, tiny_recipe, tmp_path, servers
+):
+    store = tmp_path / "store"
+    endless = ("--set", "sft.epochs=100000", "--set", "last_stage=sft")
+    with start_rlhf("run", tiny_recipe, "--store", store, *endless, **servers) as process:
+        assert process.stderr is not None
+        assert any("Task run 'sft' - step " in line for line in process.stderr)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=LONGEST_WAIT_SECONDS)
+
+    assert process.returncode == code, err
+    assert stage_state(store, "sft") == "interrupted"

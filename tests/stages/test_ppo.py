@@ -1,0 +1,154 @@
+import json
+import shutil
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from rlhf_core.errors import ArtifactError, DataError, TrainingStopped
+from rlhf_core.history import read_history
+from rlhf_core.models import load_policy, load_scalar_model, save_model, zero_head
+from rlhf_core.report import ignore
+from rlhf_core.settings.base import LoraSettings
+from rlhf_core.settings.ppo import PpoSettings
+from rlhf_core.stages.ppo import load_models, make_ppo
+
+QUICK = PpoSettings(
+    updates=2,
+    rollout_batch_size=32,
+    mini_batch_size=16,
+    ppo_epochs=2,
+    learning_rate=0.003,
+    warmup_updates=0,
+)
+
+
+def make(chain, out_dir, *, model=None, reward_model=None, seed=1, **changes):
+    out_dir.mkdir()
+    return make_ppo(
+        QUICK.model_copy(update=changes),
+        model or chain.model,
+        data=chain.data,
+        sft=chain.sft,
+        reward_model=reward_model or chain.reward_model,
+        out_dir=out_dir,
+        report=ignore,
+        seed=seed,
+    )
+
+
+@pytest.fixture(scope="module")
+def ppo(chain, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stage") / "ppo"
+    return folder, make(chain, folder)
+
+
+def test_the_policy_and_its_value_model_have_moved_and_are_saved(chain, ppo):
+    folder, _ = ppo
+    before, after = (load_policy(path).state_dict() for path in (chain.sft, folder))
+    assert before.keys() == after.keys()
+    assert not torch.equal(before["lm_head.weight"], after["lm_head.weight"])
+    head = load_scalar_model(folder / "value_model").head.weight
+    assert not torch.equal(head, load_scalar_model(chain.reward_model).head.weight)
+
+
+def test_the_run_starts_at_the_reference_and_is_recorded(ppo):
+    folder, summary = ppo
+    history = read_history(folder)
+    assert [row["step"] for row in history] == [1, 2]
+    assert history[0]["kl_to_reference"] == 0.0
+    assert history[0]["first_ratio_error"] < 1e-5
+    assert "tokens_per_second" not in history[0]
+    assert summary["score"] == history[1]["score"]
+    assert summary["start_kl_to_reference"] == 0.0
+
+
+def test_a_missing_end_scores_less_than_nearly_all_responses_that_ended(ppo):
+    preflight = json.loads((ppo[0] / "preflight.json").read_text())
+    # Mean - 1.64 deviations is a normal distribution's 5th percentile.
+    bound = preflight["score"] - preflight["score_deviation"]
+    assert preflight["missing_eos_score"] <= min(-1.0, bound + 1e-6)
+    assert preflight["ended_share"] > 0.9
+
+
+def test_samples_show_prompts_responses_and_scores(chain, ppo):
+    samples = [json.loads(line) for line in (ppo[0] / "samples.jsonl").read_text().splitlines()]
+    assert len(samples) == 20
+    assert samples[0]["prompt"] == "w0 w0"
+    answers = [sample["response"].split() for sample in samples]
+    assert any(answer == ["so", "done"] for answer in answers)  # no prefix, no special tokens
+    assert all(sample.keys() == {"prompt", "response", "ended", "score"} for sample in samples)
+
+
+def test_the_same_seed_gives_the_same_bytes_twice(chain, ppo, tmp_path, read_bytes):
+    make(chain, tmp_path / "again")
+    make(chain, tmp_path / "other", seed=2)
+    one = read_bytes(ppo[0])
+    assert one == read_bytes(tmp_path / "again")
+    assert one["model.safetensors"] != read_bytes(tmp_path / "other")["model.safetensors"]
+
+
+def test_adapters_are_merged_into_policy_and_value_model(chain, tmp_path):
+    lora = LoraSettings(rank=2, target_modules=("q_proj",))
+    make(chain, tmp_path / "ppo", lora=lora)
+    q_proj = "model.layers.0.self_attn.q_proj.weight"
+    before, after = (load_policy(path).state_dict() for path in (chain.sft, tmp_path / "ppo"))
+    assert [name for name in before if not torch.equal(before[name], after[name])] == [q_proj]
+    before, after = (
+        load_scalar_model(path).model.state_dict()
+        for path in (chain.reward_model, tmp_path / "ppo" / "value_model")
+    )
+    moved = [name for name in before if not torch.equal(before[name], after[name])]
+    assert moved == [q_proj, "score.weight", "score.bias"]
+
+
+def test_adapters_on_all_layers_start_at_the_reference_too(chain, tmp_path):
+    summary = make(chain, tmp_path / "ppo", lora=LoraSettings(rank=2))
+    assert summary["start_kl_to_reference"] == 0.0
+
+
+def test_a_value_model_from_the_policy_starts_without_an_opinion(chain):
+    models = load_models(
+        QUICK.model_copy(update={"value_init": "sft"}), chain.sft, chain.reward_model, seed=1
+    )
+    ids = torch.tensor([[3, 4, 5]])
+    assert models.value_model(ids, ids > 0).tolist() == [[0.0, 0.0, 0.0]]
+
+
+def test_policy_and_reference_start_alike_and_reward_model_and_reference_are_frozen(chain):
+    models = load_models(QUICK, chain.sft, chain.reward_model, seed=1)
+    for frozen in (models.reference, models.reward_model):
+        assert not any(parameter.requires_grad for parameter in frozen.parameters())
+    for name, weights in models.policy.state_dict().items():
+        assert_close(models.reference.state_dict()[name], weights, atol=0, rtol=0)
+    assert models.value_model is not models.reward_model
+
+
+def test_a_reward_model_of_another_tokenizer_is_refused(chain, tmp_path):
+    other = tmp_path / "reward_model"
+    shutil.copytree(chain.reward_model, other)
+    text = (other / "tokenizer.json").read_text().replace('"w3"', '"w99"')
+    (other / "tokenizer.json").write_text(text)
+    with pytest.raises(ArtifactError, match=r"tokenizer.*Train the reward model from this SFT"):
+        make(chain, tmp_path / "ppo", reward_model=other)
+
+
+def test_a_reward_model_that_says_the_same_of_everything_is_refused(chain, tmp_path):
+    other = tmp_path / "reward_model"
+    shutil.copytree(chain.reward_model, other)
+    constant = load_scalar_model(chain.reward_model)
+    zero_head(constant)
+    save_model(constant.model, other)
+    with pytest.raises(TrainingStopped, match="it says the same of every response"):
+        make(chain, tmp_path / "ppo", reward_model=other)
+
+
+def test_a_policy_that_goes_too_far_stops_the_stage(chain, tmp_path):
+    with pytest.raises(TrainingStopped, match=r"max_kl_to_reference=0\.01"):
+        make(chain, tmp_path / "ppo", learning_rate=0.1, updates=5, max_kl_to_reference=0.01)
+
+
+def test_prompts_over_the_budget_are_refused_when_none_is_left(chain, tmp_path):
+    model = chain.model.model_copy(update={"max_prompt_tokens": 1})
+    with pytest.raises(DataError, match=r"None of 120 prompts fits.*raise it"):
+        make(chain, tmp_path / "ppo", model=model)

@@ -1,0 +1,102 @@
+import json
+import shutil
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from rlhf_core.errors import DataError, ModelError
+from rlhf_core.history import read_history
+from rlhf_core.models import load_policy
+from rlhf_core.report import ignore
+from rlhf_core.settings.base import LoraSettings
+from rlhf_core.settings.model import ModelSettings
+from rlhf_core.settings.sft import SftSettings
+from rlhf_core.stages.sft import make_sft
+
+QUICK = SftSettings(epochs=1, learning_rate=0.01, batch_size=32)
+
+
+def make(chain, out_dir, *, settings=QUICK, model=None, seed=1):
+    out_dir.mkdir()
+    return make_sft(
+        settings, model or chain.model, data=chain.data, out_dir=out_dir, report=ignore, seed=seed
+    )
+
+
+def based_on(chain, folder):
+    return chain.model.model_copy(update={"base": str(folder), "scratch": None})
+
+
+def test_the_policy_has_learnt_the_demonstrations_and_transformers_can_use_it(chain):
+    tokenizer = AutoTokenizer.from_pretrained(chain.sft)
+    policy = AutoModelForCausalLM.from_pretrained(chain.sft)
+    asked = tokenizer(["w1 w5", "w5 w1"], return_tensors="pt")
+    asked.pop("token_type_ids", None)
+    answers = policy.generate(**asked, do_sample=False, max_new_tokens=8)[:, 2:]
+    assert tokenizer.batch_decode(answers, skip_special_tokens=True) == ["so done", "so done"]
+    assert (answers == tokenizer.eos_token_id).any(dim=1).all()
+
+
+def test_the_record_and_the_summary_tell_the_loss_of_the_weights_that_were_kept(chain, tmp_path):
+    summary = make(chain, tmp_path / "sft", settings=QUICK.model_copy(update={"epochs": 3}))
+    history = read_history(tmp_path / "sft")
+    measured = {row["step"]: row["validation_loss"] for row in history if "validation_loss" in row}
+    assert sorted(measured) == [4, 8, 12]  # 120 rows in batches of 32
+    assert summary["validation_loss"] == min(measured.values())
+    assert measured[summary["best_step"]] == summary["validation_loss"]
+    assert summary["demonstrations"] == 120
+    policy = load_policy(tmp_path / "sft")
+    assert summary["parameters"] == sum(p.numel() for p in policy.parameters())
+
+
+def test_the_same_seed_gives_the_same_bytes_twice(chain, tmp_path, read_bytes):
+    folders = [tmp_path / name for name in ("one", "two", "three")]
+    for folder, seed in zip(folders, (1, 1, 2), strict=True):
+        make(chain, folder, seed=seed)
+    one, two, three = (read_bytes(folder) for folder in folders)
+    assert one == two
+    assert one["model.safetensors"] != three["model.safetensors"]
+    text = b"".join(content for name, content in one.items() if name.endswith("json"))
+    assert str(tmp_path).encode() not in text
+
+
+def test_a_loaded_model_goes_on_from_its_weights(chain, tmp_path):
+    still = QUICK.model_copy(update={"learning_rate": 1e-30})
+    make(chain, tmp_path / "sft", settings=still, model=based_on(chain, chain.sft))
+    before, after = (load_policy(folder).state_dict() for folder in (chain.sft, tmp_path / "sft"))
+    assert all(torch.equal(after[name], weights) for name, weights in before.items())
+
+
+def test_an_adapter_is_merged_into_the_matrices_it_was_trained_for(chain, tmp_path):
+    settings = QUICK.model_copy(update={"lora": LoraSettings(rank=2, target_modules=("q_proj",))})
+    make(chain, tmp_path / "sft", settings=settings, model=based_on(chain, chain.sft))
+    before, after = (load_policy(folder).state_dict() for folder in (chain.sft, tmp_path / "sft"))
+    assert before.keys() == after.keys()
+    moved = [name for name in before if not torch.equal(before[name], after[name])]
+    assert moved == ["model.layers.0.self_attn.q_proj.weight"]
+
+
+def test_a_tokenizer_without_padding_grows_the_model_by_a_row(chain, tmp_path):
+    base = tmp_path / "base"
+    shutil.copytree(chain.sft, base)
+    settings = json.loads((base / "tokenizer_config.json").read_text())
+    settings["pad_token"] = None
+    (base / "tokenizer_config.json").write_text(json.dumps(settings))
+
+    make(chain, tmp_path / "sft", model=based_on(chain, base))
+
+    rows = load_policy(tmp_path / "sft").get_input_embeddings().num_embeddings
+    assert rows == load_policy(chain.sft).get_input_embeddings().num_embeddings + 1
+
+
+def test_rows_over_the_budget_are_refused_when_none_is_left(chain, tmp_path):
+    model = chain.model.model_copy(update={"max_prompt_tokens": 1})
+    with pytest.raises(DataError, match=r"None of 120 demonstrations fits.*raise them"):
+        make(chain, tmp_path / "sft", model=model)
+
+
+def test_a_base_model_that_is_nowhere_is_refused(chain, tmp_path):
+    model = ModelSettings(base=str(tmp_path / "nowhere"))
+    with pytest.raises(ModelError, match="nowhere"):
+        make(chain, tmp_path / "sft", model=model)

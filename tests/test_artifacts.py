@@ -1,0 +1,206 @@
+"""An artifact is there whole or not at all, and a changed byte is noticed."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from rlhf_core.artifacts import (
+    MANIFEST,
+    PROVENANCE,
+    Artifact,
+    digest,
+    open_artifact,
+    publish_artifact,
+    verify_artifact,
+    write_durably,
+)
+from rlhf_core.errors import ArtifactError
+
+
+def staged(folder: Path, *, weights: bytes = b"weights") -> Path:
+    (folder / "value_model").mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    (folder / "value_model" / "model.safetensors").write_bytes(weights)
+    return folder
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> Artifact:
+    return publish_artifact(
+        staged(tmp_path / "work"), tmp_path / "objects", stage="ppo", provenance={"run": "a"}
+    )
+
+
+def test_the_digest_is_the_hash_of_the_manifest_that_lists_every_payload_file(published: Artifact):
+    manifest = (published.path / MANIFEST).read_bytes()
+
+    assert published.digest == hashlib.sha256(manifest).hexdigest() == published.path.name
+    assert json.loads(manifest)["files"] == [
+        {"path": "config.json", "size": 2, "sha256": hashlib.sha256(b"{}").hexdigest()},
+        {
+            "path": "value_model/model.safetensors",
+            "size": 7,
+            "sha256": hashlib.sha256(b"weights").hexdigest(),
+        },
+    ]
+
+
+def test_equal_payloads_are_one_artifact_and_the_first_keeps_its_past(
+    tmp_path: Path, published: Artifact
+):
+    again = publish_artifact(
+        staged(tmp_path / "again"), tmp_path / "objects", stage="ppo", provenance={"run": "b"}
+    )
+
+    assert again == published
+    assert again.provenance() == {"run": "a"}
+    assert not (tmp_path / "again").exists()
+
+
+def test_one_other_byte_or_another_stage_gives_another_digest(tmp_path: Path, published: Artifact):
+    objects = tmp_path / "objects"
+    other = publish_artifact(
+        staged(tmp_path / "b", weights=b"Weights"), objects, stage="ppo", provenance={}
+    )
+    sft = publish_artifact(staged(tmp_path / "c"), objects, stage="sft", provenance={})
+
+    assert len({published.digest, other.digest, sft.digest}) == 3
+
+
+def test_nothing_is_published_when_the_rename_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    work = staged(tmp_path / "work")
+
+    def refuse(self: Path, target: Path) -> Path:
+        raise OSError(18, os.strerror(18))
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(Exception, match="one writable file system"):
+        publish_artifact(work, tmp_path / "objects", stage="ppo", provenance={})
+
+    assert list((tmp_path / "objects").iterdir()) == []
+
+
+def test_payload_files_are_synced_before_the_rename_and_the_parent_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    events: list[str] = []
+    fsync, rename = os.fsync, Path.rename
+
+    def noting_fsync(descriptor: int) -> None:
+        events.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+        fsync(descriptor)
+
+    def noting_rename(self: Path, target: Path) -> Path:
+        events.append("rename")
+        return rename(self, target)
+
+    monkeypatch.setattr(os, "fsync", noting_fsync)
+    monkeypatch.setattr(Path, "rename", noting_rename)
+    publish_artifact(staged(tmp_path / "work"), tmp_path / "objects", stage="ppo", provenance={})
+
+    before, after = events[: events.index("rename")], events[events.index("rename") + 1 :]
+    assert set(before) == {
+        "config.json",
+        "model.safetensors",
+        "value_model",
+        MANIFEST,
+        PROVENANCE,
+        "work",
+    }
+    assert after == ["objects"]
+
+
+def test_a_folder_without_manifest_is_refused_and_the_stage_to_run_is_named(tmp_path: Path):
+    with pytest.raises(ArtifactError, match=r"holds no manifest\.json.*stage 'sft'"):
+        open_artifact(tmp_path, "sft")
+
+
+def test_an_artifact_of_another_stage_is_refused(published: Artifact):
+    with pytest.raises(ArtifactError, match="made by stage 'ppo', but an artifact of 'sft'"):
+        open_artifact(published.path, "sft")
+
+
+def rewrite(path: Path, content: bytes) -> None:
+    path.chmod(0o644)
+    path.write_bytes(content)
+
+
+def test_a_changed_byte_is_found_by_its_hash_and_named(published: Artifact):
+    weights = published.path / "value_model" / "model.safetensors"
+    rewrite(weights, b"weightz")
+
+    assert open_artifact(published.path).digest == published.digest  # sizes only
+    found = hashlib.sha256(b"weightz").hexdigest()
+    with pytest.raises(ArtifactError, match=rf"model\.safetensors is damaged.*{found}"):
+        verify_artifact(published.path)
+
+
+def test_a_truncated_missing_extra_or_linked_file_is_refused(published: Artifact):
+    folder = published.path
+    config = folder / "config.json"
+
+    rewrite(config, b"{")
+    with pytest.raises(ArtifactError, match="has 1 bytes, the manifest says 2"):
+        open_artifact(folder)
+    config.unlink()
+    with pytest.raises(ArtifactError, match=r"lacks config\.json"):
+        open_artifact(folder)
+    config.write_text("{}")
+    (folder / "extra.bin").write_text("x")
+    with pytest.raises(ArtifactError, match=r"holds extra\.bin"):
+        open_artifact(folder)
+    (folder / "extra.bin").unlink()
+    config.unlink()
+    config.symlink_to("/dev/null")
+    with pytest.raises(ArtifactError, match="is a link"):
+        open_artifact(folder)
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"{", b"[]", b'{"format": 1}', b'{"format": 1, "stage": "ppo", "files": [1]}']
+)
+def test_a_damaged_manifest_is_refused(published: Artifact, text: bytes):
+    rewrite(published.path / MANIFEST, text)
+    with pytest.raises(ArtifactError, match="is damaged"):
+        open_artifact(published.path)
+
+
+def test_a_manifest_of_another_version_is_refused(published: Artifact):
+    rewrite(published.path / MANIFEST, b'{"format": 2, "stage": "ppo", "files": []}')
+    with pytest.raises(ArtifactError, match="has format 2, this version reads format 1"):
+        open_artifact(published.path)
+
+
+def test_a_missing_or_damaged_provenance_is_an_error_not_an_empty_past(published: Artifact):
+    rewrite(published.path / PROVENANCE, b"{")
+    with pytest.raises(ArtifactError, match="not readable as JSON"):
+        published.provenance()
+    (published.path / PROVENANCE).unlink()
+    with pytest.raises(ArtifactError, match="its past is not known"):
+        published.provenance()
+
+
+def test_a_file_keeps_its_old_content_when_writing_the_new_one_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path = tmp_path / "record.json"
+    write_durably(path, b"old")
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_durably(path, b"new")
+    assert path.read_bytes() == b"old"
+
+
+def test_the_digest_of_a_value_does_not_depend_on_the_order_of_its_keys():
+    assert digest({"a": 1, "b": [1.5, "ä"]}) == digest({"b": [1.5, "ä"], "a": 1})
+    text = '{"a":1,"b":"ä"}'.encode()
+    assert digest({"b": "ä", "a": 1}) == hashlib.sha256(text).hexdigest()

@@ -1,0 +1,143 @@
+"""Two processes and gloo in the place of several GPUs; each trains on its share of every batch."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch.testing import assert_close
+
+from rlhf_core.report import ignore
+from rlhf_core.settings.ppo import PpoSettings
+from rlhf_core.settings.reward_model import RewardModelSettings
+from rlhf_core.settings.sft import SftSettings
+from rlhf_core.training.ppo import train_ppo
+from rlhf_core.training.reward_model import Rankings, train_reward_model
+from rlhf_core.training.sft import Demonstrations, train_sft
+from tests.tiny_models import PAD, SPECIAL, tiny_policy, tiny_ppo_models, tiny_scalar_model
+
+ROOT = Path(__file__).parents[2]
+
+
+def policy_gradients(accelerator: Accelerator, *, batch_size: int) -> list[torch.Tensor]:
+    """Gradients of the last step over 17 rows in micro-batches of 4, at a rate that moves nothing.
+
+    In one batch the processes have 9 and 8 rows, three micro-batches and two; in batches of 8 the
+    last is a single row, too few for two processes.
+    """
+    rows = Demonstrations(
+        [[3 + i % 9] * (1 + i % 3) for i in range(17)],
+        [[3 + i % 9] * (1 + i % 4) + [1] for i in range(17)],
+    )
+    policy = tiny_policy()
+    train_sft(
+        policy,
+        rows,
+        rows,
+        SftSettings(
+            batch_size=batch_size, micro_batch_size=4, learning_rate=1e-30, max_grad_norm=1e9
+        ),
+        ignore,
+        pad_token_id=PAD,
+        seed=1,
+        accelerator=accelerator,
+    )
+    return [parameter.grad for parameter in policy.parameters()]
+
+
+def reward_model_weights(accelerator: Accelerator) -> list[torch.Tensor]:
+    """11 rows in batches of 8: the last batch is shared unevenly, 2 and 1."""
+    model = tiny_scalar_model()
+    train_reward_model(
+        model,
+        Rankings(
+            [[3 + i % 9] for i in range(11)],
+            [[[4 + i % 8, 1], [5, 4 + i % 7, 1]] for i in range(11)],
+            [[1, 2] if i % 2 else [2, 1] for i in range(11)],
+        ),
+        RewardModelSettings(batch_size=8, micro_batch_size=1, learning_rate=0.003),
+        ignore,
+        special=SPECIAL,
+        mismatched=None,
+        seed=1,
+        accelerator=accelerator,
+    )
+    return list(model.parameters())
+
+
+def ppo_weights(accelerator: Accelerator) -> list[torch.Tensor]:
+    """Parameters of a policy and a value model after two updates, one below the other."""
+    models = tiny_ppo_models()
+    train_ppo(
+        models,
+        [[3 + i % 9, 4 + i % 8] for i in range(16)],
+        PpoSettings(updates=2, rollout_batch_size=8, mini_batch_size=4, learning_rate=0.003),
+        ignore,
+        special=SPECIAL,
+        max_response_tokens=6,
+        missing_eos_score=-1.0,
+        seed=1,
+        accelerator=accelerator,
+    )
+    return [*models.policy.parameters(), *models.value_model.parameters()]
+
+
+def train_all(accelerator: Accelerator) -> dict[str, list[torch.Tensor]]:
+    return {
+        "gradients of one batch": policy_gradients(accelerator, batch_size=32),
+        "gradients of a short last batch": policy_gradients(accelerator, batch_size=8),
+        "reward model": reward_model_weights(accelerator),
+        "ppo": ppo_weights(accelerator),
+    }
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_does(tmp_path):
+    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
+    cpu = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.training.test_processes", str(tmp_path / f"{rank}.pt")],
+            cwd=ROOT,
+            env=os.environ | where | cpu | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in range(2)
+    ]
+    try:
+        assert [process.wait(timeout=200) for process in processes] == [0, 0]
+    finally:
+        for process in processes:
+            process.kill()
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    alone = train_all(Accelerator(cpu=True))
+
+    for name, weights in alone.items():
+        for index, weight in enumerate(weights):
+            assert torch.equal(first[name][index], second[name][index]), name
+            if name != "ppo":  # whose processes draw responses of their own
+                # float32 sums in another order
+                assert_close(first[name][index], weight.detach(), atol=1e-5, rtol=0, msg=name)
+
+
+def main() -> None:
+    accelerator = Accelerator(cpu=True)
+    assert accelerator.num_processes == 2
+    trained = train_all(accelerator)
+    torch.save(
+        {name: [w.detach() for w in weights] for name, weights in trained.items()}, sys.argv[1]
+    )
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    main()

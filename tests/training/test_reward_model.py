@@ -1,0 +1,292 @@
+import pytest
+import torch
+from accelerate import Accelerator
+from torch.testing import assert_close
+
+from rlhf_core.batches import join
+from rlhf_core.models import load_scalar_model, new_scalar_model, save_model, weights_digest
+from rlhf_core.report import ignore
+from rlhf_core.scoring import score_in_batches
+from rlhf_core.settings.reward_model import RewardModelSettings
+from rlhf_core.training.reward_model import (
+    Comparisons,
+    Rankings,
+    TwoReadOuts,
+    compare,
+    mismatches,
+    shift_scores,
+    train_reward_model,
+)
+from tests.tiny_models import SPECIAL, tiny_policy, tiny_scalar_model
+
+PAIRS = Rankings(
+    [[3 + i % 9, 3 + i % 4] for i in range(32)],
+    [
+        [[3, 4 + i % 8, 1], [4 + i % 8, 4 + i % 5, 4 + i % 3, 1]]
+        if i % 2
+        else [[4 + i % 8, 4 + i % 5, 1], [4 + i % 8, 3, 4 + i % 3, 1]]
+        for i in range(32)
+    ],
+    [[1, 2] if i % 2 else [2, 1] for i in range(32)],
+)
+"""The response that holds token 3 is the better one; it is neither always first nor always longer.
+"""
+
+RANKINGS = Rankings(
+    [[3], [4, 5], [6]],
+    [
+        [[3, 1], [4, 4, 1], [5, 1], [6, 6, 6, 1]],
+        [[7, 1], [8, 1], [9, 9, 1]],
+        [[10, 1], [11, 1]],
+    ],
+    [[1, 2, 2, 3], [2, 1, 3], [2, 1]],
+)
+
+
+def train(reward_model, rankings=PAIRS, *, report=ignore, mismatched=None, seed=1, **changes):
+    chosen = {"batch_size": 8, "learning_rate": 0.005, "warmup_share": 0.0} | changes
+    return train_reward_model(
+        reward_model,
+        rankings,
+        RewardModelSettings(**chosen),
+        report,
+        special=SPECIAL,
+        mismatched=mismatched,
+        seed=seed,
+        accelerator=Accelerator(),
+    )
+
+
+def fresh(tmp_path):
+    """A reward model as training starts from it: a policy's body under a new head."""
+    tiny_policy().save_pretrained(tmp_path / "policy")
+    return new_scalar_model(tmp_path / "policy", seed=1)
+
+
+def score(reward_model, prompts, responses):
+    return score_in_batches(reward_model, prompts, responses, special=SPECIAL, batch_size=64)
+
+
+def test_it_fits_32_separable_pairs_and_starts_from_a_guess(tmp_path):
+    reward_model, losses = fresh(tmp_path), []
+    steps = train(
+        reward_model, epochs=12, report=lambda step, metrics: losses.append(metrics["loss"])
+    )
+
+    assert steps == len(losses) == 48  # 32 pairs in batches of 8, 12 times
+    # A guess loses log 2 = 0.69; scores of deviation 1 add up to about 0.2 (invariant 23).
+    assert 0.6 < losses[0] < 0.95
+    found = compare(reward_model, PAIRS, special=SPECIAL, batch_size=8)
+    assert found.correct.tolist() == [1.0] * 32
+
+
+def test_the_first_accuracy_and_loss_are_those_of_the_scores_before_the_step(tmp_path):
+    reward_model, seen = fresh(tmp_path), []
+    found = compare(reward_model, PAIRS, special=SPECIAL, batch_size=8)
+    train(reward_model, batch_size=32, report=lambda step, metrics: seen.append(metrics))
+    assert_close(seen[0]["accuracy"], float((found.better > found.worse).float().mean()))
+    by_hand = torch.log1p(torch.exp(found.worse - found.better)).mean()
+    assert_close(seen[0]["loss"], by_hand.item(), atol=1e-5, rtol=0)  # float32 on the CPU
+
+
+@pytest.mark.parametrize("rankings", [PAIRS, RANKINGS], ids=["pairs", "rankings"])
+def test_micro_batches_do_not_change_the_gradient(rankings):
+    def gradients(micro_batch_size):
+        model = tiny_scalar_model()
+        train(model, rankings, micro_batch_size=micro_batch_size, batch_size=32, max_grad_norm=1e9)
+        return {name: parameter.grad for name, parameter in model.named_parameters()}
+
+    whole = gradients(None)
+    for size in (1, 2):
+        for name, gradient in gradients(size).items():
+            # float32 sums in another order, of gradients that are about 0.1; that of the head's
+            # bias is 0 but for rounding.
+            assert_close(gradient, whole[name], atol=1e-5, rtol=1e-4, msg=name)
+
+
+def forwarded(model):
+    """How many rows each forward pass of the body had, filled while it is used."""
+    seen = []
+    model.model.model.register_forward_hook(
+        lambda module, args, kwargs, output: seen.append(len(kwargs["input_ids"])),
+        with_kwargs=True,
+    )
+    return seen
+
+
+def test_every_response_of_a_prompt_is_forwarded_once_in_one_step():
+    model = tiny_scalar_model()
+    seen = forwarded(model)
+    train(model, RANKINGS, batch_size=1)
+    assert sorted(seen) == [2, 3, 4]  # K forwards for K responses, not K (K - 1)
+
+
+class Written(torch.nn.Module):
+    """A reward model that says of the end token what is written for the token before it."""
+
+    def __init__(self, scores):
+        super().__init__()
+        self.head = torch.nn.Linear(1, 1)
+        self.scores = torch.nn.Parameter(torch.tensor(scores))
+
+    def hidden_states(self, input_ids, attention_mask):
+        states = self.scores[input_ids.roll(1, dims=1)].unsqueeze(-1)
+        return states, states
+
+    def read(self, hidden):
+        return hidden.squeeze(-1)
+
+
+def test_every_prompt_weighs_the_same_however_many_responses_it_has():
+    # The published K-wise vectors: 0.1783 of 5 pairs with one tie, and 0.6089 of 3 pairs.
+    scores = [0.0, 0.0, 0.0, 2.0, 1.0, 0.5, -1.0, 0.3, 0.1, -0.2]
+    two = Rankings(RANKINGS.prompts[:2], RANKINGS.responses[:2], RANKINGS.ranks[:2])
+    seen = []
+    train(
+        Written(scores),
+        two,
+        batch_size=2,
+        token_loss_weight=0.0,
+        report=lambda step, metrics: seen.append(metrics),
+    )
+    # Pooled over 8 pairs it would be 0.3398.
+    assert_close(seen[0]["loss"], (0.1783207 + 0.608857) / 2, atol=2e-6, rtol=0)
+
+
+def test_comparisons_are_every_pair_of_different_rank():
+    found = compare(tiny_scalar_model(), RANKINGS, special=SPECIAL, batch_size=2)
+    assert found.prompt_index.tolist() == [0, 0, 0, 0, 0, 1, 1, 1, 2]  # 6 pairs less a tie, 3, 1
+    # In the order of the first response: ranks 1 2 2 3, then 2 1 3, then 2 1.
+    assert found.better_tokens.tolist() == [2, 2, 2, 3, 2, 2, 2, 2, 2]
+    assert found.worse_tokens.tolist() == [3, 2, 4, 4, 4, 3, 2, 3, 2]
+    (best,) = score(tiny_scalar_model(), [[6]], [[11, 1]])
+    assert_close(found.better[-1], best, atol=1e-5, rtol=0)  # float32 on the CPU
+
+
+def test_a_tie_of_scores_is_half_right():
+    zeros = torch.zeros(3)
+    found = Comparisons(
+        zeros, torch.tensor([1.0, 2.0, 3.0]), torch.tensor([1.0, 3, 2]), zeros, zeros
+    )
+    assert found.correct.tolist() == [0.5, 0.0, 1.0]
+
+
+def test_after_normalization_demonstrations_score_0_and_no_pair_has_changed(tmp_path):
+    reward_model = tiny_scalar_model()
+    demonstrations = (
+        [[3 + i % 9] for i in range(20)],
+        [[3 + i % 8, 4 + i % 7, 1] for i in range(20)],
+    )
+    before = score(reward_model, *demonstrations)
+    pairs = compare(reward_model, PAIRS, special=SPECIAL, batch_size=8)
+    assert abs(before.mean()) > 0.1
+
+    shift_scores(reward_model, float(before.mean()))
+
+    after = score(reward_model, *demonstrations)
+    assert_close(after.mean().item(), 0.0, atol=1e-4, rtol=0)  # invariant 21's bound
+    again = compare(reward_model, PAIRS, special=SPECIAL, batch_size=8)
+    # Two float32 scores were shifted before they are subtracted.
+    assert_close(again.better - again.worse, pairs.better - pairs.worse, atol=1e-5, rtol=0)
+    assert_close(before - after, before.mean().expand(20), atol=1e-5, rtol=0)
+
+    save_model(reward_model.model, tmp_path)
+    assert_close(score(load_scalar_model(tmp_path), *demonstrations), after, atol=0, rtol=0)
+
+
+def test_normalization_is_the_published_one():
+    class Head(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = torch.nn.Linear(1, 1)
+
+    module = Head()
+    with torch.no_grad():
+        module.head.weight.fill_(1.0)
+        module.head.bias.zero_()
+    shift_scores(module, 3.0)  # the mean of 1, 2, 3 and 6
+    shifted = module.head(torch.tensor([[1.0], [2.0], [3.0], [6.0]])).squeeze(1)
+    assert shifted.tolist() == [-2.0, -1.0, 0.0, 3.0]
+
+
+def test_two_passes_in_train_mode_give_the_same_scores():
+    model = tiny_scalar_model(attention_dropout=0.5).train()
+    assert torch.equal(score(model, *[[[3]], [[4, 1]]]), score(model, *[[[3]], [[4, 1]]]))
+
+
+def test_the_same_seed_gives_the_same_weights_twice():
+    def digest(seed):
+        model = tiny_scalar_model()
+        train(model, seed=seed)
+        return weights_digest(model)
+
+    assert digest(1) == digest(1)
+    assert digest(1) != digest(2)
+
+
+def test_the_short_last_batch_is_kept():
+    rows = Rankings(PAIRS.prompts[:19], PAIRS.responses[:19], PAIRS.ranks[:19])
+    model = tiny_scalar_model()
+    seen = forwarded(model)
+    assert train(model, rows) == 3
+    assert sorted(seen) == [6, 16, 16]  # two responses for each of 3, 8 and 8 prompts
+
+
+def test_a_mismatch_is_the_same_response_under_its_own_and_another_prompt():
+    prompts, responses = [[3, index] for index in range(9)], [[4, index, 1] for index in range(9)]
+    found = mismatches(prompts, responses, rows=6, seed=1)
+    for own, other, response in zip(
+        found.prompts, found.other_prompts, found.responses, strict=True
+    ):
+        assert own[1] == response[1] != other[1]
+    assert len({own[1] for own in found.prompts}) == 6
+    flat = found.flat([2, 0])
+    assert flat.prompts == [
+        found.prompts[2],
+        found.other_prompts[2],
+        found.prompts[0],
+        found.other_prompts[0],
+    ]
+    assert flat.responses == [found.responses[2]] * 2 + [found.responses[0]] * 2
+    assert flat.ranks.tolist() == [1, 2, 1, 2]
+    assert flat.prompt_index.tolist() == [0, 0, 1, 1]
+    assert mismatches(prompts, responses, rows=0, seed=1) is None
+    assert mismatches(prompts[:1], responses[:1], rows=5, seed=1) is None
+
+
+def test_what_fits_a_prompt_is_learnt_first(tmp_path):
+    # The response names the prompt's first token, or another's: nothing else tells them apart.
+    prompts = [[3 + index % 9, 4] for index in range(72)]
+    rows = mismatches(prompts, [[prompt[0], 1] for prompt in prompts], rows=72, seed=1)
+    reports = []
+    steps = train(
+        fresh(tmp_path),
+        mismatched=rows,
+        epochs=4,
+        token_loss_weight=1.0,
+        report=lambda step, metrics: reports.append((step, metrics)),
+    )
+    assert steps == 36 + 16  # 72 and 32 rows in batches of 8, 4 times
+    assert [step for step, _ in reports] == list(range(1, 53))
+    first, second = reports[:36], reports[36:]
+    accuracies = [metrics["mismatch_accuracy"] for _, metrics in first]
+    # Two of nine shuffled prompts begin alike now and then, so it cannot be 1.
+    assert sum(accuracies[-9:]) / 9 > 0.8 > 0.7 > sum(accuracies[:3]) / 3
+    assert all("loss" in metrics for _, metrics in second)
+
+
+def test_the_second_read_out_sums_over_response_tokens_one_layer_below():
+    scalar = tiny_scalar_model()
+    model = TwoReadOuts(scalar)
+    torch.nn.init.normal_(model.token_head.weight)
+    prompts, responses = [[3, 4, 5], [6]], [[7, 1], [8, 9, 10, 1]]
+    with torch.no_grad():
+        scores, sums = model(join(prompts, responses, SPECIAL.pad), SPECIAL.end)
+        for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+            ids = torch.tensor([prompt + response])
+            below = scalar.model.model(ids, output_hidden_states=True).hidden_states[1][0]
+            unit = below / below.square().mean(dim=-1, keepdim=True).sqrt()
+            expected = (unit @ model.token_head.weight[0])[len(prompt) :].sum()
+            assert_close(sums[row], expected, atol=1e-4, rtol=1e-4)  # sums of 32 and 4 terms
+            alone = scalar(ids, torch.ones_like(ids).bool())[0, -1]
+            assert_close(scores[row], alone, atol=1e-5, rtol=0)  # float32 on the CPU
