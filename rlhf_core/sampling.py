@@ -7,7 +7,8 @@ from typing import NamedTuple
 from rlhf_core.batches import Encoder, SpecialTokens
 from rlhf_core.errors import DataError
 from rlhf_core.generation import sample_in_batches
-from rlhf_core.models import end_token_ids, load_policy, load_tokenizer
+from rlhf_core.models import end_token_ids
+from rlhf_core.pretrained import load_policy, load_tokenizer
 from rlhf_core.settings.model import ModelSettings
 
 

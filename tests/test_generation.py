@@ -8,7 +8,8 @@ from transformers import LlamaForCausalLM
 from rlhf_core.batches import Encoder, Sequences, join
 from rlhf_core.generation import response_distribution, sample_responses
 from rlhf_core.maths.logprobs import taken_logprobs
-from rlhf_core.models import end_token_ids, load_policy, load_tokenizer
+from rlhf_core.models import end_token_ids
+from rlhf_core.pretrained import load_policy, load_tokenizer
 from rlhf_core.settings.model import ModelSettings
 from tests.tiny_models import END, PAD, STORIES, VOCABULARY, tiny_policy
 

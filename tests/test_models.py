@@ -12,13 +12,15 @@ from rlhf_core.models import (
     end_token_ids,
     fit_vocabulary,
     frozen_copy,
+    new_policy,
+    weights_digest,
+)
+from rlhf_core.pretrained import (
     load_policy,
     load_scalar_model,
     load_tokenizer,
-    new_policy,
     new_scalar_model,
     save_policy,
-    weights_digest,
 )
 from rlhf_core.settings.model import ScratchModelSettings
 from tests.tiny_models import END, PAD, tiny_policy, words

@@ -5,14 +5,12 @@ from torch.testing import assert_close
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from rlhf_core.models import (
-    load_scalar_model,
     merged,
-    new_scalar_model,
-    save_model,
     weights_digest,
     with_lora,
     zero_head,
 )
+from rlhf_core.pretrained import load_scalar_model, new_scalar_model, save_model
 from rlhf_core.settings.base import LoraSettings
 from tests.tiny_models import END, tiny_policy, tiny_scalar_model
 

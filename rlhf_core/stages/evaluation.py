@@ -23,7 +23,8 @@ from rlhf_core.evaluation.pictures import write_pictures
 from rlhf_core.evaluation.records import document, samples, summary
 from rlhf_core.evaluation.results import Results, SetName, measured
 from rlhf_core.evaluation.training_records import read_training_records
-from rlhf_core.models import end_token_ids, load_policy, load_scalar_model, load_tokenizer
+from rlhf_core.models import end_token_ids
+from rlhf_core.pretrained import load_policy, load_scalar_model, load_tokenizer
 from rlhf_core.report import Report
 from rlhf_core.settings.evaluation import EvaluationSettings
 from rlhf_core.settings.model import ModelSettings

@@ -15,16 +15,18 @@ from rlhf_core.models import (
     ScalarModel,
     end_token_ids,
     frozen_copy,
-    load_policy,
-    load_scalar_model,
-    load_tokenizer,
     merged,
-    new_scalar_model,
-    save_model,
-    save_policy,
     weights_digest,
     with_lora,
     zero_head,
+)
+from rlhf_core.pretrained import (
+    load_policy,
+    load_scalar_model,
+    load_tokenizer,
+    new_scalar_model,
+    save_model,
+    save_policy,
 )
 from rlhf_core.report import Report
 from rlhf_core.settings.model import ModelSettings

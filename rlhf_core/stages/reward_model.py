@@ -9,14 +9,12 @@ from peft import TaskType
 from rlhf_core.batches import Encoder, SpecialTokens
 from rlhf_core.errors import DataError
 from rlhf_core.history import recorded
-from rlhf_core.models import (
-    end_token_ids,
+from rlhf_core.models import end_token_ids, merged, with_lora
+from rlhf_core.pretrained import (
     load_policy,
     load_tokenizer,
-    merged,
     new_scalar_model,
     save_model,
-    with_lora,
 )
 from rlhf_core.report import Report
 from rlhf_core.scorecard import scorecard

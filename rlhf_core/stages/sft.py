@@ -11,13 +11,11 @@ from rlhf_core.errors import DataError
 from rlhf_core.history import recorded
 from rlhf_core.models import (
     fit_vocabulary,
-    load_policy,
-    load_tokenizer,
     merged,
     new_policy,
-    save_policy,
     with_lora,
 )
+from rlhf_core.pretrained import load_policy, load_tokenizer, save_policy
 from rlhf_core.report import Report
 from rlhf_core.settings.model import ModelSettings
 from rlhf_core.settings.sft import SftSettings

@@ -13,7 +13,8 @@ from torch.testing import assert_close
 from rlhf_core.batches import Encoder, SpecialTokens, word_tokenizer
 from rlhf_core.errors import ArtifactError, DataError
 from rlhf_core.evaluation.answers import Prompts, Sampler, demonstrations, sequence_kl
-from rlhf_core.models import new_policy, new_scalar_model, save_model, save_policy
+from rlhf_core.models import new_policy
+from rlhf_core.pretrained import new_scalar_model, save_model, save_policy
 from rlhf_core.report import ignore
 from rlhf_core.settings.evaluation import EvaluationSettings
 from rlhf_core.settings.model import ModelSettings, ScratchModelSettings

@@ -7,7 +7,8 @@ from torch.testing import assert_close
 
 from rlhf_core.errors import ArtifactError, DataError, TrainingStopped
 from rlhf_core.history import read_history
-from rlhf_core.models import load_policy, load_scalar_model, save_model, zero_head
+from rlhf_core.models import zero_head
+from rlhf_core.pretrained import load_policy, load_scalar_model, save_model
 from rlhf_core.report import ignore
 from rlhf_core.settings.base import LoraSettings
 from rlhf_core.settings.ppo import PpoSettings

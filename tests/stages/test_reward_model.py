@@ -7,7 +7,7 @@ from transformers import AutoModelForTokenClassification, AutoTokenizer
 
 from rlhf_core.errors import DataError
 from rlhf_core.history import read_history
-from rlhf_core.models import load_policy
+from rlhf_core.pretrained import load_policy
 from rlhf_core.report import ignore
 from rlhf_core.settings.base import LoraSettings
 from rlhf_core.settings.reward_model import RewardModelSettings

@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlhf_core.errors import DataError, ModelError
 from rlhf_core.history import read_history
-from rlhf_core.models import load_policy
+from rlhf_core.pretrained import load_policy
 from rlhf_core.report import ignore
 from rlhf_core.settings.base import LoraSettings
 from rlhf_core.settings.model import ModelSettings

@@ -4,7 +4,8 @@ from accelerate import Accelerator
 from torch.testing import assert_close
 
 from rlhf_core.batches import join
-from rlhf_core.models import load_scalar_model, new_scalar_model, save_model, weights_digest
+from rlhf_core.models import weights_digest
+from rlhf_core.pretrained import load_scalar_model, new_scalar_model, save_model
 from rlhf_core.report import ignore
 from rlhf_core.scoring import score_in_batches
 from rlhf_core.settings.reward_model import RewardModelSettings

@@ -10,7 +10,8 @@ from torch import nn
 from torch.testing import assert_close
 
 from rlhf_core.batches import Encoder, join
-from rlhf_core.models import load_policy, load_tokenizer, weights_digest
+from rlhf_core.models import weights_digest
+from rlhf_core.pretrained import load_policy, load_tokenizer
 from rlhf_core.report import ignore
 from rlhf_core.settings.model import ModelSettings
 from rlhf_core.settings.sft import SftSettings
