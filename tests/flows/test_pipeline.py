@@ -50,6 +50,21 @@ def test_a_recipe_runs_to_the_end_twice_with_the_same_bits_and_traces_to_its_fil
     assert f"reward_model {digests['reward_model'][:12]}" in lineage.stdout
     runs = rlhf("runs", "--store", tmp_path / "a")
     assert digests["evaluation"][:12] in runs.stdout
+    check_samples(tmp_path / "a", digests)
+
+
+def check_samples(store: Path, digests: dict[str, str]) -> None:
+    """Sampling answers held-out prompts, alike for one seed, and only from a policy."""
+    first, second = (
+        rlhf("sample", digests["ppo"], "--store", store, "--json", "--seed", "3") for _ in range(2)
+    )
+    assert first.returncode == 0, first.stderr
+    assert len(json.loads(first.stdout)["responses"]) == 5
+    assert first.stdout == second.stdout
+    refused = rlhf("sample", digests["reward_model"], "--store", store)
+    assert refused.returncode == 2
+    assert "holds no policy" in refused.stderr
+    assert "Traceback" not in refused.stderr
 
 
 def stage_state(store: Path, stage: str) -> str | None:
