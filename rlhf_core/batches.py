@@ -187,13 +187,38 @@ class Sequences:
         )
 
 
+@dataclass(frozen=True)
+class SharedPrompts:
+    """Responses of which several follow one prompt, each prompt standing once.
+
+    `prompt_ids` and `prompt_mask` are [prompts, columns], padded on the left; `response_ids` and
+    `response_mask` are [batch, columns], padded on the right; `prompt_index` [batch] is the row of
+    each response's prompt.
+    """
+
+    prompt_ids: Tensor
+    prompt_mask: Tensor
+    response_ids: Tensor
+    response_mask: Tensor
+    prompt_index: Tensor
+
+    def to(self, device: torch.device) -> "SharedPrompts":
+        """The same on `device`."""
+        return SharedPrompts(
+            self.prompt_ids.to(device),
+            self.prompt_mask.to(device),
+            self.response_ids.to(device),
+            self.response_mask.to(device),
+            self.prompt_index.to(device),
+        )
+
+
 def join(
     prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], pad_token_id: int
 ) -> Sequences:
     """Pad prompts on the left and responses on the right."""
     prompt_ids, prompt_mask = pad_left(prompts, pad_token_id)
-    response_ids, response_mask = pad_left([row[::-1] for row in responses], pad_token_id)
-    return Sequences(prompt_ids, prompt_mask, response_ids.flip(1), response_mask.flip(1))
+    return Sequences(prompt_ids, prompt_mask, *pad_right(responses, pad_token_id))
 
 
 def one_below_the_other(parts: Sequence[Sequences], pad_token_id: int) -> Sequences:
@@ -223,6 +248,12 @@ def pad_left(rows: Sequence[Sequence[int]], pad_token_id: int) -> tuple[Tensor, 
             ids[index, -len(row) :] = torch.tensor(row)
             mask[index, -len(row) :] = True
     return ids, mask
+
+
+def pad_right(rows: Sequence[Sequence[int]], pad_token_id: int) -> tuple[Tensor, Tensor]:
+    """Ids and mask [batch, longest], padded on the right."""
+    ids, mask = pad_left([row[::-1] for row in rows], pad_token_id)
+    return ids.flip(1), mask.flip(1)
 
 
 def shuffled_batches(

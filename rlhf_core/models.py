@@ -12,12 +12,14 @@ import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from torch import Tensor, nn
 from transformers import (
+    DynamicCache,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
+from rlhf_core.batches import SharedPrompts
 from rlhf_core.maths.masking import position_ids
 from rlhf_core.settings.base import LoraSettings
 from rlhf_core.settings.model import ScratchModelSettings
@@ -138,9 +140,7 @@ class ScalarModel(nn.Module):
 
     def hidden_states(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
         """What the embedding and each layer give, the last after the final norm."""
-        whole = _adapted(self.model)
-        body = cast(PreTrainedModel, getattr(whole, whole.base_model_prefix))
-        states = body(
+        states = self._body(
             input_ids=input_ids.masked_fill(~attention_mask, 0),
             attention_mask=attention_mask,
             position_ids=position_ids(attention_mask),
@@ -148,6 +148,38 @@ class ScalarModel(nn.Module):
             output_hidden_states=True,
         ).hidden_states
         return cast(tuple[Tensor, ...], states)
+
+    def states_after_prompts(self, batch: SharedPrompts) -> tuple[Tensor, ...]:
+        """The hidden states of every response token, each [batch, response, d].
+
+        Each prompt is computed once, and its keys and values serve all responses that follow it:
+        they are the states of `hidden_states` at those columns, and so is their gradient.
+        """
+        body, chosen = self._body, batch.prompt_index
+        cache = DynamicCache(config=body.config)
+        body(
+            input_ids=batch.prompt_ids.masked_fill(~batch.prompt_mask, 0),
+            attention_mask=batch.prompt_mask,
+            position_ids=position_ids(batch.prompt_mask),
+            past_key_values=cache,
+            use_cache=True,
+        )
+        cache.batch_select_indices(chosen)
+        mask = torch.cat([batch.prompt_mask[chosen], batch.response_mask], dim=1)
+        states = body(
+            input_ids=batch.response_ids.masked_fill(~batch.response_mask, 0),
+            attention_mask=mask,
+            position_ids=position_ids(mask)[:, batch.prompt_ids.shape[1] :],
+            past_key_values=cache,
+            use_cache=True,
+            output_hidden_states=True,
+        ).hidden_states
+        return cast(tuple[Tensor, ...], states)
+
+    @property
+    def _body(self) -> PreTrainedModel:
+        whole = _adapted(self.model)
+        return cast(PreTrainedModel, getattr(whole, whole.base_model_prefix))
 
 
 def _adapted(model: nn.Module) -> PreTrainedModel:

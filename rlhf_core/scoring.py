@@ -15,32 +15,32 @@ def scores_at_end(
     reward_model: nn.Module, sequences: Sequences, *, end_token_ids: Sequence[int]
 ) -> Tensor:
     """The reward model's number at each response's last real token: [batch] (detail R4)."""
-    sequences = with_one_end(sequences, end_token_ids)
+    response_ids = with_one_end(sequences.response_ids, sequences.response_mask, end_token_ids)
+    sequences = replace(sequences, response_ids=response_ids)
     per_column: Tensor = reward_model(sequences.input_ids, sequences.attention_mask)
-    return read_at_end(per_column, sequences)
+    return last_of(per_column[:, sequences.prompt_ids.shape[1] :], sequences.response_mask)
 
 
-def with_one_end(sequences: Sequences, end_token_ids: Sequence[int]) -> Sequences:
-    """Every end token of a response becomes the first of `end_token_ids`.
+def with_one_end(
+    response_ids: Tensor, response_mask: Tensor, end_token_ids: Sequence[int]
+) -> Tensor:
+    """The ids with every end token replaced by the first of `end_token_ids`.
 
     Where the policy may end in several ways, the one that the reward model was trained on stands
     for all of them.
     """
-    ends = torch.tensor(list(end_token_ids), device=sequences.response_ids.device)
-    is_end = torch.isin(sequences.response_ids, ends) & sequences.response_mask
-    return replace(
-        sequences, response_ids=sequences.response_ids.masked_fill(is_end, end_token_ids[0])
-    )
+    ends = torch.tensor(list(end_token_ids), device=response_ids.device)
+    is_end = torch.isin(response_ids, ends) & response_mask
+    return response_ids.masked_fill(is_end, end_token_ids[0])
 
 
-def read_at_end(per_column: Tensor, sequences: Sequences) -> Tensor:
-    """The number at each response's last real token: [batch, prompt + response] -> [batch].
+def last_of(per_token: Tensor, response_mask: Tensor) -> Tensor:
+    """The number at each response's last real token: [batch, response] -> [batch].
 
     The column comes from the response mask, never from a search for padding, so a prompt that holds
     an end token cannot mislead it (details R4 to R6).
     """
-    columns = sequences.prompt_ids.shape[1] + last_index(sequences.response_mask)
-    return per_column.gather(1, columns.unsqueeze(1)).squeeze(1)
+    return per_token.gather(1, last_index(response_mask).unsqueeze(1)).squeeze(1)
 
 
 @torch.no_grad()

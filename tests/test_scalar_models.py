@@ -4,6 +4,7 @@ from peft import TaskType
 from torch.testing import assert_close
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from rlhf_core.batches import SharedPrompts, join, pad_left, pad_right
 from rlhf_core.models import (
     merged,
     weights_digest,
@@ -12,7 +13,7 @@ from rlhf_core.models import (
 )
 from rlhf_core.pretrained import load_scalar_model, new_scalar_model, save_model
 from rlhf_core.settings.base import LoraSettings
-from tests.tiny_models import END, tiny_policy, tiny_scalar_model
+from tests.tiny_models import END, PAD, tiny_policy, tiny_scalar_model
 
 IDS = torch.tensor([[3, 4, 5, 6, END], [7, 3, 3, 8, 9]])
 ALL = torch.ones_like(IDS).bool()
@@ -109,3 +110,40 @@ def test_an_adapter_trains_alone_and_is_merged_into_the_same_function(kind):
 def test_a_model_without_an_adapter_is_already_merged():
     policy = tiny_policy()
     assert merged(policy) is policy
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_shared_prompts_change_neither_states_nor_gradients(family, tmp_path):
+    prompts, responses = [[3, 4, 5], [6], [7, 8]], [[7, END], [8, 9, 10, END], [3, 3, END]]
+    owners = [1, 0, 1]
+    if family == "llama":
+        model = tiny_scalar_model()
+    else:  # learnt positions, and biases
+        config = GPT2Config(n_embd=32, n_layer=2, n_head=2, n_positions=16, vocab_size=12)
+        torch.manual_seed(1)
+        GPT2LMHeadModel(config).save_pretrained(tmp_path)
+        model = new_scalar_model(tmp_path, seed=0)
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+
+    shared = SharedPrompts(
+        *pad_left(prompts, PAD), *pad_right(responses, PAD), prompt_index=torch.tensor(owners)
+    )
+    whole = join([prompts[owner] for owner in owners], responses, PAD)
+    mask = whole.response_mask
+    found = model.states_after_prompts(shared)
+    expected = model.hidden_states(whole.input_ids, whole.attention_mask)
+    after = whole.prompt_ids.shape[1]
+
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        assert_close(one[mask], other[:, after:][mask], atol=1e-5, rtol=1e-4)  # float32 sums
+    numbers = torch.randn(found[-1].shape, generator=torch.Generator().manual_seed(1))
+    numbers = numbers.masked_fill(~mask.unsqueeze(-1), 0.0)
+    gradients = [
+        torch.autograd.grad((states * numbers).sum(), weights, allow_unused=True)
+        for states in (found[-1], expected[-1][:, after:])
+    ]
+    for one, other in zip(*gradients, strict=True):
+        assert (one is None) == (other is None)
+        if one is not None:
+            assert_close(one, other, atol=1e-4, rtol=1e-4)  # sums over all tokens

@@ -36,8 +36,12 @@ class RewardModelSettings(Settings):
 
     mismatch_rows: int = Field(default=0, ge=0)
     """Demonstrations from which the model first learns what belongs to a prompt: each response to
-    its own prompt is ranked above the same response to another prompt. It is preference-model
+    its own prompt is ranked above the same response to other prompts. It is preference-model
     pre-training (arXiv:2112.00861, section 4) on comparisons that need no label."""
+
+    mismatch_group_size: int = Field(default=2, ge=2)
+    """Demonstrations that serve one another as the other prompts in that; a batch holds as many
+    groups as fit in it."""
 
     mismatch_learning_rate: float | None = Field(default=None, gt=0)
     """Peak learning rate of that; `learning_rate` when not given."""

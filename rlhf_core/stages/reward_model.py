@@ -24,13 +24,8 @@ from rlhf_core.settings.reward_model import RewardModelSettings
 from rlhf_core.stages.sft import encoded_demonstrations
 from rlhf_core.tables import read_demonstrations, read_preferences
 from rlhf_core.training.optimization import make_accelerator
-from rlhf_core.training.reward_model import (
-    Rankings,
-    compare,
-    mismatches,
-    shift_scores,
-    train_reward_model,
-)
+from rlhf_core.training.ranked import Rankings, mismatches
+from rlhf_core.training.reward_model import compare, shift_scores, train_reward_model
 
 
 def make_reward_model(
@@ -65,6 +60,7 @@ def make_reward_model(
                 demonstrations.prompts,
                 demonstrations.responses,
                 rows=settings.mismatch_rows,
+                group_size=settings.mismatch_group_size,
                 seed=seed,
             ),
             seed=seed,

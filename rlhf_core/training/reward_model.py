@@ -1,7 +1,7 @@
 """Reward modelling: a scalar head learns to rank responses as the labelers did."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -10,12 +10,12 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn.functional import rms_norm
 
-from rlhf_core.batches import Sequences, SpecialTokens, join, shuffled_batches
+from rlhf_core.batches import SharedPrompts, SpecialTokens, shuffled_batches
 from rlhf_core.maths.losses import better_worse_pairs, kwise_loss
 from rlhf_core.maths.schedules import cosine_with_warmup
 from rlhf_core.models import ScalarModel
 from rlhf_core.report import Report
-from rlhf_core.scoring import read_at_end, score_in_batches, with_one_end
+from rlhf_core.scoring import last_of, score_in_batches, with_one_end
 from rlhf_core.settings.reward_model import RewardModelSettings
 from rlhf_core.training.optimization import (
     Part,
@@ -25,79 +25,7 @@ from rlhf_core.training.optimization import (
     own_share,
     set_learning_rate,
 )
-
-
-@dataclass(frozen=True)
-class Rankings:
-    """Token ids of prompts and of their ranked responses; rank 1 is best, equal ranks are ties.
-
-    A pair is a ranking of two. Every response ends with EOS.
-    """
-
-    prompts: Sequence[Sequence[int]]
-    responses: Sequence[Sequence[Sequence[int]]]
-    ranks: Sequence[Sequence[int]]
-
-    def __len__(self) -> int:
-        return len(self.prompts)
-
-    @property
-    def lengths(self) -> tuple[list[int], list[int]]:
-        """Tokens of each row's prompt and longest response."""
-        longest = [max(len(response) for response in row) for row in self.responses]
-        return [len(prompt) for prompt in self.prompts], longest
-
-    def flat(self, rows: Sequence[int]) -> "RankedResponses":
-        """The responses of the given rows one below the other, each with its prompt."""
-        return RankedResponses(
-            [list(self.prompts[row]) for row in rows for _ in self.responses[row]],
-            [list(response) for row in rows for response in self.responses[row]],
-            torch.tensor([rank for row in rows for rank in self.ranks[row]]),
-            torch.tensor([index for index, row in enumerate(rows) for _ in self.responses[row]]),
-        )
-
-
-@dataclass(frozen=True)
-class Mismatches:
-    """Token ids of responses, the prompts they were written for, and other prompts.
-
-    Each is a ranking of two: the same response to its own prompt and to the other one. As nothing
-    else differs, all that can be learnt is what in a response fits its prompt.
-    """
-
-    prompts: Sequence[Sequence[int]]
-    other_prompts: Sequence[Sequence[int]]
-    responses: Sequence[Sequence[int]]
-
-    def __len__(self) -> int:
-        return len(self.prompts)
-
-    @property
-    def lengths(self) -> tuple[list[int], list[int]]:
-        """Tokens of each row's prompt and response."""
-        return [len(row) for row in self.prompts], [len(row) for row in self.responses]
-
-    def flat(self, rows: Sequence[int]) -> "RankedResponses":
-        """Each given response below its own and the other prompt."""
-        return RankedResponses(
-            [
-                list(prompt)
-                for row in rows
-                for prompt in (self.prompts[row], self.other_prompts[row])
-            ],
-            [list(self.responses[row]) for row in rows for _ in range(2)],
-            torch.tensor([1, 2] * len(rows)),
-            torch.arange(len(rows)).repeat_interleave(2),
-        )
-
-
-class RankedResponses(NamedTuple):
-    """Responses in one list: ids, rank within the prompt, and the number of their prompt."""
-
-    prompts: list[list[int]]
-    responses: list[list[int]]
-    ranks: Tensor
-    prompt_index: Tensor
+from rlhf_core.training.ranked import Mismatches, Rankings
 
 
 class Comparisons(NamedTuple):
@@ -124,15 +52,14 @@ class TwoReadOuts(nn.Module):
         self.token_head = nn.Linear(reward_model.head.in_features, 1, bias=False)
         nn.init.zeros_(self.token_head.weight)
 
-    def forward(self, sequences: Sequences, end_token_ids: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def forward(self, batch: SharedPrompts, end_token_ids: Sequence[int]) -> tuple[Tensor, Tensor]:
         """The score at each response's end, and the sum of its tokens' numbers; each [batch]."""
-        sequences = with_one_end(sequences, end_token_ids)
-        states = self.reward_model.hidden_states(sequences.input_ids, sequences.attention_mask)
+        response_ids = with_one_end(batch.response_ids, batch.response_mask, end_token_ids)
+        states = self.reward_model.states_after_prompts(replace(batch, response_ids=response_ids))
         below = states[-2].float()
-        per_column = self.token_head(rms_norm(below, below.shape[-1:])).squeeze(-1)
-        per_token = per_column[:, sequences.prompt_ids.shape[1] :]
-        token_sums = per_token.masked_fill(~sequences.response_mask, 0.0).sum(dim=1)
-        return read_at_end(self.reward_model.read(states[-1]), sequences), token_sums
+        per_token = self.token_head(rms_norm(below, below.shape[-1:])).squeeze(-1)
+        token_sums = per_token.masked_fill(~batch.response_mask, 0.0).sum(dim=1)
+        return last_of(self.reward_model.read(states[-1]), batch.response_mask), token_sums
 
 
 def train_reward_model(
@@ -226,19 +153,18 @@ class _Teacher:
 
     def _part(self, rankings: Rankings | Mismatches, rows: list[int]) -> Part:
         device = self.accelerator.device
-        flat = rankings.flat(rows)
-        batch = join(flat.prompts, flat.responses, self.special.pad).to(device)
+        ranked = rankings.ranked(rows)
+        batch = ranked.padded(self.special.pad).to(device)
         scores, token_sums = self.model(batch, self.special.end)
-        ranks, prompt_index = flat.ranks.to(device), flat.prompt_index.to(device)
-        pairs = better_worse_pairs(ranks, prompt_index)
-        loss = kwise_loss(scores, ranks, prompt_index).mean()
-        token_loss = kwise_loss(token_sums, ranks, prompt_index).mean()
-        correct = (scores[pairs.better] > scores[pairs.worse]).float()
-        return Part(
-            loss + self.settings.token_loss_weight * token_loss,
-            len(rows),
-            {"accuracy": float(correct.mean()), "pair_loss": float(loss.detach())},
-        )
+        ranks, comparison = ranked.ranks.to(device), ranked.comparison.to(device)
+        pairs = better_worse_pairs(ranks, comparison)
+        loss = kwise_loss(scores, ranks, comparison).mean()
+        token_loss = kwise_loss(token_sums, ranks, comparison).mean()
+        metrics = {"pair_loss": float(loss.detach())}
+        if len(pairs.better):  # a batch of ties, or of one demonstration, compares nothing
+            correct = (scores[pairs.better] > scores[pairs.worse]).float()
+            metrics["accuracy"] = float(correct.mean())
+        return Part(loss + self.settings.token_loss_weight * token_loss, len(rows), metrics)
 
 
 def compare(
@@ -250,10 +176,10 @@ def compare(
 ) -> Comparisons:
     """Score every response of `rankings` once and set each pair of different rank side by side."""
     reward_model.eval()
-    flat = rankings.flat(range(len(rankings.prompts)))
+    flat = rankings.ranked(range(len(rankings.prompts)))
     scores = score_in_batches(
         reward_model,
-        flat.prompts,
+        [flat.prompts[number] for number in flat.prompt_index],
         flat.responses,
         special=special,
         batch_size=batch_size,
@@ -269,25 +195,7 @@ def compare(
                     worse.append(start + second)
         start += len(ranks)
     return Comparisons(
-        flat.prompt_index[better], scores[better], scores[worse], tokens[better], tokens[worse]
-    )
-
-
-def mismatches(
-    prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], *, rows: int, seed: int
-) -> Mismatches | None:
-    """Pair at most `rows` demonstrations, drawn from the seed, with another one's prompt.
-
-    None where `rows` is 0 or fewer than two demonstrations are there.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(prompts), generator=generator)[:rows].tolist()
-    if len(order) < 2:
-        return None
-    return Mismatches(
-        [prompts[row] for row in order],
-        [prompts[row] for row in order[1:] + order[:1]],
-        [responses[row] for row in order],
+        flat.comparison[better], scores[better], scores[worse], tokens[better], tokens[worse]
     )
 
 

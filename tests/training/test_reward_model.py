@@ -3,22 +3,21 @@ import torch
 from accelerate import Accelerator
 from torch.testing import assert_close
 
-from rlhf_core.batches import join
+from rlhf_core.batches import SharedPrompts, pad_left, pad_right
 from rlhf_core.models import weights_digest
 from rlhf_core.pretrained import load_scalar_model, new_scalar_model, save_model
 from rlhf_core.report import ignore
 from rlhf_core.scoring import score_in_batches
 from rlhf_core.settings.reward_model import RewardModelSettings
+from rlhf_core.training.ranked import Rankings, mismatches
 from rlhf_core.training.reward_model import (
     Comparisons,
-    Rankings,
     TwoReadOuts,
     compare,
-    mismatches,
     shift_scores,
     train_reward_model,
 )
-from tests.tiny_models import SPECIAL, tiny_policy, tiny_scalar_model
+from tests.tiny_models import PAD, SPECIAL, tiny_policy, tiny_scalar_model
 
 PAIRS = Rankings(
     [[3 + i % 9, 3 + i % 4] for i in range(32)],
@@ -106,12 +105,15 @@ def test_micro_batches_do_not_change_the_gradient(rankings):
 
 
 def forwarded(model):
-    """How many rows each forward pass of the body had, filled while it is used."""
+    """How many prompts and how many responses each pass had, filled while the model is used."""
     seen = []
-    model.model.model.register_forward_hook(
-        lambda module, args, kwargs, output: seen.append(len(kwargs["input_ids"])),
-        with_kwargs=True,
-    )
+    shared = model.states_after_prompts
+
+    def noted(batch):
+        seen.append((len(batch.prompt_ids), len(batch.response_ids)))
+        return shared(batch)
+
+    model.states_after_prompts = noted
     return seen
 
 
@@ -119,7 +121,8 @@ def test_every_response_of_a_prompt_is_forwarded_once_in_one_step():
     model = tiny_scalar_model()
     seen = forwarded(model)
     train(model, RANKINGS, batch_size=1)
-    assert sorted(seen) == [2, 3, 4]  # K forwards for K responses, not K (K - 1)
+    # K forwards for K responses, not K (K - 1), after one of their prompt.
+    assert sorted(seen) == [(1, 2), (1, 3), (1, 4)]
 
 
 class Written(torch.nn.Module):
@@ -130,8 +133,8 @@ class Written(torch.nn.Module):
         self.head = torch.nn.Linear(1, 1)
         self.scores = torch.nn.Parameter(torch.tensor(scores))
 
-    def hidden_states(self, input_ids, attention_mask):
-        states = self.scores[input_ids.roll(1, dims=1)].unsqueeze(-1)
+    def states_after_prompts(self, batch):
+        states = self.scores[batch.response_ids.roll(1, dims=1)].unsqueeze(-1)
         return states, states
 
     def read(self, hidden):
@@ -230,35 +233,14 @@ def test_the_short_last_batch_is_kept():
     model = tiny_scalar_model()
     seen = forwarded(model)
     assert train(model, rows) == 3
-    assert sorted(seen) == [6, 16, 16]  # two responses for each of 3, 8 and 8 prompts
-
-
-def test_a_mismatch_is_the_same_response_under_its_own_and_another_prompt():
-    prompts, responses = [[3, index] for index in range(9)], [[4, index, 1] for index in range(9)]
-    found = mismatches(prompts, responses, rows=6, seed=1)
-    for own, other, response in zip(
-        found.prompts, found.other_prompts, found.responses, strict=True
-    ):
-        assert own[1] == response[1] != other[1]
-    assert len({own[1] for own in found.prompts}) == 6
-    flat = found.flat([2, 0])
-    assert flat.prompts == [
-        found.prompts[2],
-        found.other_prompts[2],
-        found.prompts[0],
-        found.other_prompts[0],
-    ]
-    assert flat.responses == [found.responses[2]] * 2 + [found.responses[0]] * 2
-    assert flat.ranks.tolist() == [1, 2, 1, 2]
-    assert flat.prompt_index.tolist() == [0, 0, 1, 1]
-    assert mismatches(prompts, responses, rows=0, seed=1) is None
-    assert mismatches(prompts[:1], responses[:1], rows=5, seed=1) is None
+    assert sorted(seen) == [(3, 6), (8, 16), (8, 16)]
 
 
 def test_what_fits_a_prompt_is_learnt_first(tmp_path):
     # The response names the prompt's first token, or another's: nothing else tells them apart.
     prompts = [[3 + index % 9, 4] for index in range(72)]
-    rows = mismatches(prompts, [[prompt[0], 1] for prompt in prompts], rows=72, seed=1)
+    responses = [[prompt[0], 1] for prompt in prompts]
+    rows = mismatches(prompts, responses, rows=72, group_size=2, seed=1)
     reports = []
     steps = train(
         fresh(tmp_path),
@@ -282,7 +264,10 @@ def test_the_second_read_out_sums_over_response_tokens_one_layer_below():
     torch.nn.init.normal_(model.token_head.weight)
     prompts, responses = [[3, 4, 5], [6]], [[7, 1], [8, 9, 10, 1]]
     with torch.no_grad():
-        scores, sums = model(join(prompts, responses, SPECIAL.pad), SPECIAL.end)
+        batch = SharedPrompts(
+            *pad_left(prompts, PAD), *pad_right(responses, PAD), prompt_index=torch.tensor([0, 1])
+        )
+        scores, sums = model(batch, SPECIAL.end)
         for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
             ids = torch.tensor([prompt + response])
             below = scalar.model.model(ids, output_hidden_states=True).hidden_states[1][0]

@@ -1,0 +1,117 @@
+"""What a reward model is taught: rankings of responses, and responses set beside other prompts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rlhf_core.batches import SharedPrompts, pad_left, pad_right
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """Responses in one list, each with the number of the prompt that it follows.
+
+    Those of one `comparison` are compared by their `ranks`; 1 is best.
+    """
+
+    prompts: list[list[int]]
+    responses: list[list[int]]
+    prompt_index: Tensor
+    ranks: Tensor
+    comparison: Tensor
+
+    def padded(self, pad_token_id: int) -> SharedPrompts:
+        """The ids as tensors, every prompt once."""
+        return SharedPrompts(
+            *pad_left(self.prompts, pad_token_id),
+            *pad_right(self.responses, pad_token_id),
+            self.prompt_index,
+        )
+
+
+@dataclass(frozen=True)
+class Rankings:
+    """Token ids of prompts and of their ranked responses; rank 1 is best, equal ranks are ties.
+
+    A pair is a ranking of two. Every response ends with EOS.
+    """
+
+    prompts: Sequence[Sequence[int]]
+    responses: Sequence[Sequence[Sequence[int]]]
+    ranks: Sequence[Sequence[int]]
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    @property
+    def lengths(self) -> tuple[list[int], list[int]]:
+        """Tokens of each row's prompt and longest response."""
+        longest = [max(len(response) for response in row) for row in self.responses]
+        return [len(prompt) for prompt in self.prompts], longest
+
+    def ranked(self, rows: Sequence[int]) -> Ranked:
+        """The responses of the given rows; those of one prompt are compared."""
+        owner = torch.tensor([index for index, row in enumerate(rows) for _ in self.responses[row]])
+        return Ranked(
+            [list(self.prompts[row]) for row in rows],
+            [list(response) for row in rows for response in self.responses[row]],
+            owner,
+            torch.tensor([rank for row in rows for rank in self.ranks[row]]),
+            owner,
+        )
+
+
+@dataclass(frozen=True)
+class Mismatches:
+    """Token ids of prompts with the response that was written for each.
+
+    Neighbours in a batch form groups in which every response follows every prompt; its own one has
+    to score highest. As nothing else differs between what is compared, all that can be learnt is
+    what in a response fits its prompt.
+    """
+
+    prompts: Sequence[Sequence[int]]
+    responses: Sequence[Sequence[int]]
+    group_size: int
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    @property
+    def lengths(self) -> tuple[list[int], list[int]]:
+        """Tokens of each row's prompt and response."""
+        return [len(row) for row in self.prompts], [len(row) for row in self.responses]
+
+    def ranked(self, rows: Sequence[int]) -> Ranked:
+        """Each response of a group after each of its prompts, the same response being compared."""
+        size = len(rows)
+        groups = max(1, size // self.group_size)
+        members = [list(range(size))[first::groups] for first in range(groups)]
+        pairs = [(own, other) for group in members for own in group for other in group]
+        return Ranked(
+            [list(self.prompts[row]) for row in rows],
+            [list(self.responses[rows[own]]) for own, _ in pairs],
+            torch.tensor([other for _, other in pairs]),
+            torch.tensor([1 if own == other else 2 for own, other in pairs]),
+            torch.tensor([own for own, _ in pairs]),
+        )
+
+
+def mismatches(
+    prompts: Sequence[Sequence[int]],
+    responses: Sequence[Sequence[int]],
+    *,
+    rows: int,
+    group_size: int,
+    seed: int,
+) -> Mismatches | None:
+    """At most `rows` demonstrations, drawn from the seed; None where there are fewer than two."""
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(prompts), generator=generator)[:rows].tolist()
+    if len(order) < 2:
+        return None
+    return Mismatches(
+        [prompts[row] for row in order], [responses[row] for row in order], group_size
+    )
