@@ -40,7 +40,6 @@ _SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # the default 7 block a call for four minutes
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # eight idle processes otherwise
     "MLFLOW_TRUNCATE_LONG_VALUES": "false",
-    "OMP_WAIT_POLICY": "passive",  # idle threads of torch leave the cores to others
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "60",
     "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",  # the default is pickle
     "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",

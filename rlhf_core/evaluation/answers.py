@@ -10,14 +10,17 @@ from transformers import PreTrainedModel
 from rlhf_core.batches import Encoder, SpecialTokens, join
 from rlhf_core.evaluation.gold import GoldScores
 from rlhf_core.evaluation.measures import best_index
-from rlhf_core.generation import response_distribution, sample_responses
+from rlhf_core.generation import response_distribution, sample_in_batches
 from rlhf_core.maths.logprobs import taken_logprobs
 from rlhf_core.maths.rewards import kl_estimates
 from rlhf_core.models import ScalarModel
 from rlhf_core.scoring import score_in_batches
 
 Answered = Callable[[int], None]
-"""Called with the number of responses that a batch added."""
+"""Called with the number of responses that were added."""
+
+BATCHES_TOGETHER = 4
+"""Batches that are sampled side by side before progress is told."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,7 @@ class Judge:
 
 @dataclass(frozen=True)
 class Sampler:
-    """Lets policies answer prompts, a batch at a time."""
+    """Lets policies answer prompts, some batches at a time."""
 
     encoder: Encoder
     special: SpecialTokens
@@ -125,19 +128,19 @@ class Sampler:
     ) -> Answers:
         """`copies` responses to each prompt, those of a prompt side by side; 0 is greedy."""
         rows = [row for row in range(len(prompts)) for _ in range(copies)]
-        generator = torch.Generator(device=policy.device).manual_seed(seed)
         ids: list[list[int]] = []
         loglikelihoods: list[float] = []
-        for start in range(0, len(rows), self.batch_size):
-            part = rows[start : start + self.batch_size]
-            sampled = sample_responses(
+        together = BATCHES_TOGETHER * self.batch_size
+        for start in range(0, len(rows), together):
+            part = rows[start : start + together]
+            sampled = sample_in_batches(
                 policy,
                 [prompts.ids[row] for row in part],
-                end_token_ids=self.special.end,
-                pad_token_id=self.special.pad,
+                special=self.special,
                 max_tokens=self.encoder.settings.max_response_tokens,
                 temperature=temperature,
-                generator=generator,
+                batch_size=self.batch_size,
+                seed=seed * 1_000_003 + start,
             )
             responses, mask = sampled.sequences.response_ids, sampled.sequences.response_mask
             ids += [row[real].tolist() for row, real in zip(responses, mask, strict=True)]
