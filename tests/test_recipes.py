@@ -87,6 +87,23 @@ def test_impossible_combinations_are_refused_in_words(tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    "tables, last_stage, missing",
+    [
+        ("prompts: {source: p.jsonl}", "sft", "data.demonstrations"),
+        ("demonstrations: {source: d.jsonl}", "reward_model", "data.preferences"),
+        ("preferences: {source: p.jsonl}", "ppo", "data.prompts"),
+    ],
+)
+def test_a_stage_without_rows_is_refused_and_an_earlier_end_is_not(
+    tmp_path, tables, last_stage, missing
+):
+    text = f"name: short\ndata: {{{tables}}}\nmodel: {{scratch: {{}}}}\nlast_stage: "
+    assert missing in refusal(write(tmp_path, text + last_stage))
+    earlier = {"sft": "data", "reward_model": "sft", "ppo": "reward_model"}[last_stage]
+    assert load_recipe(write(tmp_path, text + earlier)).stages[-1] == earlier
+
+
 def test_a_source_may_be_a_text_or_a_list_and_nothing_else(tmp_path):
     path = write(tmp_path, MINIMAL)
     recipe = load_recipe(path, ["data.preferences.source=[a.jsonl, b.jsonl]"])

@@ -41,6 +41,12 @@ class Recipe(Settings):
     def _each_stage_has_its_rows(self) -> Self:
         if self.data.world is not None:
             return self
+        if "sft" in self.stages and not (self.data.demonstrations or self.data.preferences):
+            raise ValueError(
+                f"last_stage={self.last_stage!r} needs an SFT policy, which needs rows: give "
+                "data.demonstrations a source (or data.preferences, whose preferred responses are "
+                "taken), or end the recipe at an earlier stage."
+            )
         if "reward_model" in self.stages and self.data.preferences is None:
             raise ValueError(
                 f"last_stage={self.last_stage!r} needs a reward model, which needs rows: give "
