@@ -42,3 +42,12 @@ class StorageError(RlhfError):
     """The store cannot be written: disk full, read-only or damaged."""
 
     exit_code = 4
+
+
+class Stopped(RlhfError):
+    """The process was asked to end by a signal, and training has saved its state and ended."""
+
+    def __init__(self, signum: int, message: str) -> None:
+        super().__init__(message)
+        self.signum = signum
+        self.exit_code = 128 + signum

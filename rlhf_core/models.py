@@ -6,6 +6,7 @@ A policy is a causal language model of transformers; the reward model and the va
 
 import copy
 import hashlib
+from collections.abc import Mapping
 from typing import cast
 
 import torch
@@ -228,8 +229,13 @@ def merged(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
 
 def weights_digest(model: nn.Module) -> str:
     """SHA-256 over the names, shapes and bytes of every parameter and buffer."""
+    return tensors_digest(model.state_dict())
+
+
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over the names, shapes and bytes of the tensors."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

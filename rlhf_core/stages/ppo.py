@@ -5,10 +5,12 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
+import torch
 from peft import TaskType
 
 from rlhf_core.artifacts import sha256_of
 from rlhf_core.batches import Encoder, SpecialTokens
+from rlhf_core.checkpoints import Checkpoints
 from rlhf_core.errors import ArtifactError, DataError, TrainingStopped
 from rlhf_core.history import NOT_RECORDED, recorded
 from rlhf_core.models import (
@@ -36,6 +38,7 @@ from rlhf_core.training.optimization import make_accelerator
 from rlhf_core.training.ppo import train_ppo
 from rlhf_core.training.preflight import check_before_ppo
 from rlhf_core.training.rollouts import PpoModels, Rollout, collect_rollout
+from rlhf_core.training.state import saving_into
 
 SHOWN_SAMPLES = 20
 """Prompts whose responses are kept beside the policy, to be read by a person (section 6.4)."""
@@ -51,6 +54,7 @@ def make_ppo(
     out_dir: Path,
     report: Report,
     seed: int,
+    checkpoints: Checkpoints | None = None,
 ) -> dict[str, float]:
     """Write the policy, its value model, samples and the record of the run into `out_dir`."""
     check_same_tokenizer(sft, reward_model)
@@ -89,6 +93,7 @@ def make_ppo(
             missing_eos_score=preflight.missing_eos_score,
             seed=seed,
             accelerator=accelerator,
+            saving=saving_into(checkpoints, recording),
         )
     if weights_digest(models.reference) != reference_digest:
         raise TrainingStopped("The reference model changed during PPO: its KL means nothing.")
@@ -131,6 +136,7 @@ def load_models(settings: PpoSettings, sft: Path, reward_model: Path, *, seed: i
         value_model = new_scalar_model(sft, seed=seed)
         zero_head(value_model)
     if settings.lora is not None:
+        torch.manual_seed(seed)  # adapters draw from torch's global generator
         policy = with_lora(policy, settings.lora, task=TaskType.CAUSAL_LM)
         value_model = ScalarModel(
             with_lora(value_model.model, settings.lora, task=TaskType.TOKEN_CLS)

@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 
 import pandas as pd
+import torch
 from peft import TaskType
 
 from rlhf_core.batches import Encoder, SpecialTokens
+from rlhf_core.checkpoints import Checkpoints
 from rlhf_core.errors import DataError
 from rlhf_core.history import recorded
 from rlhf_core.models import end_token_ids, merged, with_lora
@@ -26,6 +28,7 @@ from rlhf_core.tables import read_demonstrations, read_preferences
 from rlhf_core.training.optimization import make_accelerator
 from rlhf_core.training.ranked import Rankings, mismatches
 from rlhf_core.training.reward_model import compare, shift_scores, train_reward_model
+from rlhf_core.training.state import saving_into
 
 
 def make_reward_model(
@@ -37,6 +40,7 @@ def make_reward_model(
     out_dir: Path,
     report: Report,
     seed: int,
+    checkpoints: Checkpoints | None = None,
 ) -> dict[str, float]:
     """Write the reward model, its tokenizer, its training's record and scorecard into `out_dir`."""
     tokenizer = load_tokenizer(sft)
@@ -45,6 +49,7 @@ def make_reward_model(
     accelerator = make_accelerator()
     reward_model = new_scalar_model(sft, seed=seed)
     if settings.lora is not None:
+        torch.manual_seed(seed)  # adapters draw from torch's global generator
         reward_model.model = with_lora(reward_model.model, settings.lora, task=TaskType.TOKEN_CLS)
     demonstrations = encoded_demonstrations(encoder, read_demonstrations(data, "train"))
     train, _ = encoded_rankings(encoder, read_preferences(data, "train"))
@@ -65,6 +70,7 @@ def make_reward_model(
             ),
             seed=seed,
             accelerator=accelerator,
+            saving=saving_into(checkpoints, recording),
         )
         reward_model.model = merged(reward_model.model)
         reward_model.eval()

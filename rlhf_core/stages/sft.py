@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import pandas as pd
+import torch
 from peft import TaskType
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_core.batches import Encoder, trained_tokenizer
+from rlhf_core.checkpoints import Checkpoints
 from rlhf_core.errors import DataError
 from rlhf_core.history import recorded
 from rlhf_core.models import (
@@ -22,6 +24,7 @@ from rlhf_core.settings.sft import SftSettings
 from rlhf_core.tables import read_demonstrations, read_preferences, read_prompts
 from rlhf_core.training.optimization import make_accelerator
 from rlhf_core.training.sft import Demonstrations, train_sft
+from rlhf_core.training.state import saving_into
 
 
 def make_sft(
@@ -32,6 +35,7 @@ def make_sft(
     out_dir: Path,
     report: Report,
     seed: int,
+    checkpoints: Checkpoints | None = None,
 ) -> dict[str, float]:
     """Write the SFT policy, its tokenizer and the record of its training into `out_dir`."""
     tokenizer, policy = base_model(model, data, seed=seed)
@@ -41,6 +45,7 @@ def make_sft(
     accelerator = make_accelerator()
     trained = policy
     if settings.lora is not None:
+        torch.manual_seed(seed)  # adapters draw from torch's global generator, dropout too
         trained = with_lora(policy, settings.lora, task=TaskType.CAUSAL_LM)
     with recorded(out_dir, report) as recording:
         outcome = train_sft(
@@ -52,6 +57,7 @@ def make_sft(
             pad_token_id=encoder.pad_token_id,
             seed=seed,
             accelerator=accelerator,
+            saving=saving_into(checkpoints, recording),
         )
     save_policy(merged(trained), tokenizer, out_dir)
     return {

@@ -102,7 +102,8 @@ def optimizer_step(
     finite.
     """
     optimizer.zero_grad()
-    if accelerator.num_processes == 1 and accelerator.device.type == "cpu":
+    alone_on_cpu = accelerator.num_processes == 1 and accelerator.device.type == "cpu"
+    if alone_on_cpu and not _draws(model):
         done = _gradients_side_by_side(accelerator, model, list(parts), part_of)
     else:
         done = _gradients_in_turn(accelerator, model, list(parts), part_of)
@@ -121,6 +122,11 @@ def optimizer_step(
         )
     optimizer.step()
     return Step(loss, grad_norm, means)
+
+
+def _draws(model: nn.Module) -> bool:
+    """Whether a pass draws from torch's global generator: side by side, its order is left open."""
+    return any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
 
 
 def _gradients_side_by_side(

@@ -7,6 +7,7 @@ The loop follows the specification's ordered algorithm (section 3.2), from Ziegl
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 import torch
 from accelerate import Accelerator
@@ -39,6 +40,8 @@ from rlhf_core.training.rollouts import (
     policy_distribution,
     values_before,
 )
+from rlhf_core.training.state import Saving, TrainingState
+from rlhf_core.training.trained import Trained
 
 
 @dataclass(frozen=True)
@@ -62,56 +65,75 @@ def train_ppo(
     missing_eos_score: float,
     seed: int,
     accelerator: Accelerator,
+    saving: Saving | None = None,
 ) -> dict[str, float]:
     """Raise the reward of `models.policy` in place, and fit `models.value_model` to its returns.
 
-    Gives the last update's metrics.
-    Raises TrainingStopped where a number stops being finite or the KL to the reference passes
-    `max_kl_to_reference`.
+    Gives the last update's metrics. Raises TrainingStopped where a number stops being finite or the
+    KL to the reference passes `max_kl_to_reference`.
     """
     policy = _trainable(accelerator, models.policy, settings.learning_rate, settings)
     value_rate = settings.value_learning_rate or settings.learning_rate
     value_model = _trainable(accelerator, models.value_model, value_rate, settings)
     batches = prompt_batches(len(prompts), settings.rollout_batch_size, seed=seed)
-    kl_coef = settings.kl_coef
+    controller = {"kl_coef": settings.kl_coef}
     metrics: dict[str, float] = {}
-    for update in range(settings.updates):
-        started = time.monotonic()
-        rows = next(batches)[accelerator.process_index :: accelerator.num_processes]
-        rollout = collect_rollout(
-            models,
-            [prompts[row] for row in rows],
-            settings,
-            special=special,
-            max_response_tokens=max_response_tokens,
-            kl_coef=kl_coef,
-            missing_eos_score=missing_eos_score,
-            seed=_seed(seed, update, accelerator.process_index),
-            accelerator=accelerator,
-        )
-        metrics = rollout_metrics(rollout, kl_coef=kl_coef, accelerator=accelerator)
-        _check_kl(metrics["kl_to_reference"], update + 1, settings)
-        share = learning_rate_share(update, settings)
-        set_learning_rate(policy.optimizer, policy.learning_rate * share)
-        set_learning_rate(value_model.optimizer, value_model.learning_rate * share)
-        optimization = _Optimization(
-            policy, value_model, rollout, settings, special, accelerator, update
-        )
-        metrics |= optimization.run(seed=_seed(seed, update, settings.updates))
-        metrics["progress"] = (update + 1) / settings.updates
-        metrics["learning_rate"] = policy.learning_rate * share
-        tokens = summed(accelerator, float(rollout.response_mask.sum()))
-        metrics["tokens_per_second"] = tokens / (time.monotonic() - started)
-        report(update + 1, metrics)
-        if settings.kl_target is not None:
-            kl_coef = adapted_kl_coef(
-                kl_coef,
-                metrics["kl_to_reference"],
-                kl_target=settings.kl_target,
-                episodes=settings.rollout_batch_size,
-                kl_horizon=settings.kl_horizon,
+    state = TrainingState(
+        saving,
+        accelerator,
+        {
+            "policy": Trained(policy.bare, policy.optimizer),
+            "value_model": Trained(value_model.bare, value_model.optimizer),
+        },
+        numbers={"controller": controller, "metrics": metrics},
+        frozen={"reference": models.reference, "reward_model": models.reward_model},
+    )
+    with state.continued():
+        for update, batch in islice(enumerate(batches), state.done, settings.updates):
+            kl_coef = controller["kl_coef"]
+            started = time.monotonic()
+            rows = batch[accelerator.process_index :: accelerator.num_processes]
+            rollout = collect_rollout(
+                models,
+                [prompts[row] for row in rows],
+                settings,
+                special=special,
+                max_response_tokens=max_response_tokens,
+                kl_coef=kl_coef,
+                missing_eos_score=missing_eos_score,
+                seed=_seed(seed, update, accelerator.process_index),
+                accelerator=accelerator,
             )
+            metrics.clear()
+            metrics |= rollout_metrics(rollout, kl_coef=kl_coef, accelerator=accelerator)
+            _check_kl(metrics["kl_to_reference"], update + 1, settings)
+            share = learning_rate_share(update, settings)
+            set_learning_rate(policy.optimizer, policy.learning_rate * share)
+            set_learning_rate(value_model.optimizer, value_model.learning_rate * share)
+            optimization = _Optimization(
+                policy, value_model, rollout, settings, special, accelerator, update
+            )
+            metrics |= optimization.run(seed=_seed(seed, update, settings.updates))
+            metrics["progress"] = (update + 1) / settings.updates
+            metrics["learning_rate"] = policy.learning_rate * share
+            tokens = summed(accelerator, float(rollout.response_mask.sum()))
+            speed = {"tokens_per_second": tokens / (time.monotonic() - started)}
+            report(update + 1, metrics | speed)
+            _adapt(controller, metrics["kl_to_reference"], settings)
+            state.step_done(update + 1, is_last=update + 1 == settings.updates)
     return metrics
+
+
+def _adapt(controller: dict[str, float], kl_to_reference: float, settings: PpoSettings) -> None:
+    """Bring the controller's `kl_coef` nearer to the one that keeps the KL at its target."""
+    if settings.kl_target is not None:
+        controller["kl_coef"] = adapted_kl_coef(
+            controller["kl_coef"],
+            kl_to_reference,
+            kl_target=settings.kl_target,
+            episodes=settings.rollout_batch_size,
+            kl_horizon=settings.kl_horizon,
+        )
 
 
 def _trainable(

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from typing import NamedTuple
 
 import torch
@@ -26,6 +27,8 @@ from rlhf_core.training.optimization import (
     set_learning_rate,
 )
 from rlhf_core.training.ranked import Mismatches, Rankings
+from rlhf_core.training.state import Saving, TrainingState
+from rlhf_core.training.trained import Trained
 
 
 class Comparisons(NamedTuple):
@@ -72,6 +75,7 @@ def train_reward_model(
     mismatched: Mismatches | None,
     seed: int,
     accelerator: Accelerator,
+    saving: Saving | None = None,
 ) -> int:
     """Teach `reward_model` the rankings in place; gives the number of optimizer steps.
 
@@ -83,15 +87,17 @@ def train_reward_model(
     optimizer = adamw(model, settings.learning_rate, weight_decay=settings.weight_decay)
     prepared, optimizer = accelerator.prepare(model, optimizer)
     prepared.train()
-    teacher = _Teacher(prepared, optimizer, settings, special, accelerator)
+    state = TrainingState(saving, accelerator, {"reward_model": Trained(model, optimizer)})
+    teacher = _Teacher(prepared, optimizer, settings, special, accelerator, state)
     steps = 0
-    if mismatched is not None:
-        rate = settings.mismatch_learning_rate or settings.learning_rate
-        renamed = _renamed(report, "mismatch_")
-        steps = teacher.teach(mismatched, renamed, learning_rate=rate, seed=seed, start=0)
-    return teacher.teach(
-        train, report, learning_rate=settings.learning_rate, seed=seed, start=steps
-    )
+    with state.continued():
+        if mismatched is not None:
+            rate = settings.mismatch_learning_rate or settings.learning_rate
+            renamed = _renamed(report, "mismatch_")
+            steps = teacher.teach(mismatched, renamed, learning_rate=rate, seed=seed, start=0)
+        return teacher.teach(
+            train, report, learning_rate=settings.learning_rate, seed=seed, start=steps
+        )
 
 
 def _renamed(report: Report, prefix: str) -> Report:
@@ -110,6 +116,7 @@ class _Teacher:
     settings: RewardModelSettings
     special: SpecialTokens
     accelerator: Accelerator
+    state: TrainingState
 
     def teach(
         self,
@@ -120,7 +127,10 @@ class _Teacher:
         seed: int,
         start: int,
     ) -> int:
-        """Pass over the rankings `epochs` times; reports and counts steps from `start`."""
+        """Pass over the rankings `epochs` times; reports and counts steps from `start`.
+
+        Steps that were taken before are not taken again.
+        """
         settings = self.settings
         per_epoch = -(-len(rankings) // settings.batch_size)
         steps = per_epoch * settings.epochs
@@ -131,7 +141,8 @@ class _Teacher:
                 *rankings.lengths, settings.batch_size, seed=seed, epoch=epoch
             )
         )
-        for step, rows in enumerate(batches):
+        done = max(self.state.done - start, 0)
+        for step, rows in islice(enumerate(batches), done, None):
             share = cosine_with_warmup(
                 step,
                 steps=steps,
@@ -149,6 +160,7 @@ class _Teacher:
             )
             metrics = {"loss": taken.loss, "grad_norm": taken.grad_norm, **taken.metrics}
             report(start + step + 1, metrics | {"progress": (step + 1) / steps})
+            self.state.step_done(start + step + 1, is_last=step + 1 == steps)
         return start + steps
 
     def _part(self, rankings: Rankings | Mismatches, rows: list[int]) -> Part:

@@ -1,8 +1,10 @@
 """Supervised fine-tuning: the policy learns to continue prompts as the demonstrations do."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import NamedTuple
 
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from rlhf_core.batches import Sequences, join, shuffled_batches
+from rlhf_core.errors import TrainingStopped
 from rlhf_core.generation import response_distribution
 from rlhf_core.maths.logprobs import taken_logprobs
 from rlhf_core.maths.losses import language_model_loss
@@ -27,6 +30,8 @@ from rlhf_core.training.optimization import (
     set_learning_rate,
     summed,
 )
+from rlhf_core.training.state import Saving, TrainingState
+from rlhf_core.training.trained import Trained, take_tensors, trained_tensors
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,7 @@ def train_sft(
     pad_token_id: int,
     seed: int,
     accelerator: Accelerator,
+    saving: Saving | None = None,
 ) -> SftOutcome:
     """Teach `policy` the demonstrations in place; the weights of the best validation loss remain.
 
@@ -95,14 +101,22 @@ def train_sft(
     steps = per_epoch * settings.epochs
     optimizer = adamw(policy, settings.learning_rate, weight_decay=settings.weight_decay)
     model, optimizer = accelerator.prepare(policy, optimizer)
-    lengths = [len(row) for row in train.prompts], [len(row) for row in train.responses]
     measured_at = _evaluation_steps(per_epoch, settings)
-    best = SftOutcome(0, 0, float("inf"), stopped_early=False)
+    best: dict[str, float] = {"step": 0, "validation_loss": math.inf, "misses": 0}
     kept: dict[str, Tensor] = {}
-    misses = step = 0
+    state = TrainingState(
+        saving,
+        accelerator,
+        {"policy": Trained(policy, optimizer)},
+        numbers={"best": best},
+        tensors=kept,
+    )
     model.train()
-    for epoch in range(settings.epochs):
-        for rows in shuffled_batches(*lengths, settings.batch_size, seed=seed, epoch=epoch):
+    with state.continued():
+        step = state.done
+        for rows in islice(_batches(train, settings, seed=seed), step, None):
+            if _out_of_patience(best, settings):
+                break
             step += 1
             share = cosine_with_warmup(
                 step - 1,
@@ -123,23 +137,49 @@ def train_sft(
                 step,
                 {"loss": taken.loss, "grad_norm": taken.grad_norm, "progress": step / steps},
             )
-            if step - epoch * per_epoch not in measured_at:
-                continue
-            loss = validation_loss(
-                model, validation, settings.batch_size, pad_token_id, accelerator
-            )
-            report(step, {"validation_loss": loss, "epoch": step / per_epoch})
-            misses = 0 if loss < best.validation_loss else misses + 1
-            if misses == 0:
-                best = SftOutcome(step, step, loss, stopped_early=False)
-                kept = {
-                    name: tensor.detach().clone() for name, tensor in policy.state_dict().items()
-                }
-            if settings.patience is not None and misses >= settings.patience:
-                policy.load_state_dict(kept)
-                return best._replace(steps=step, stopped_early=True)
-    policy.load_state_dict(kept)
-    return best._replace(steps=step)
+            if (step - 1) % per_epoch + 1 in measured_at:
+                loss = validation_loss(
+                    model, validation, settings.batch_size, pad_token_id, accelerator
+                )
+                report(step, {"validation_loss": loss, "epoch": step / per_epoch})
+                _note(best, kept, policy, step=step, loss=loss)
+            state.step_done(step, is_last=step == steps or _out_of_patience(best, settings))
+    if not kept:
+        raise TrainingStopped(
+            "No validation loss of SFT was finite: lower sft.learning_rate, or look for extreme "
+            "rows."
+        )
+    take_tensors(policy, kept)
+    return SftOutcome(
+        step, int(best["step"]), best["validation_loss"], _out_of_patience(best, settings)
+    )
+
+
+def _batches(train: Demonstrations, settings: SftSettings, *, seed: int) -> Iterator[list[int]]:
+    """The rows of every step, epoch after epoch."""
+    lengths = [len(row) for row in train.prompts], [len(row) for row in train.responses]
+    for epoch in range(settings.epochs):
+        yield from shuffled_batches(*lengths, settings.batch_size, seed=seed, epoch=epoch)
+
+
+def _note(
+    best: dict[str, float],
+    kept: dict[str, Tensor],
+    policy: PreTrainedModel,
+    *,
+    step: int,
+    loss: float,
+) -> None:
+    """Keep the weights in `kept` if the loss is the best so far, else count a miss in `best`."""
+    if loss < best["validation_loss"]:
+        best |= {"step": step, "validation_loss": loss, "misses": 0}
+        kept |= {name: weight.clone() for name, weight in trained_tensors(policy).items()}
+    else:
+        best["misses"] += 1
+
+
+def _out_of_patience(best: dict[str, float], settings: SftSettings) -> bool:
+    return settings.patience is not None and best["misses"] >= settings.patience
 
 
 def _evaluation_steps(per_epoch: int, settings: SftSettings) -> set[int]:
