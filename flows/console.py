@@ -1,16 +1,21 @@
 """What the command shows: tables for people, one JSON document for machines."""
 
+import contextlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import click
 
 from rlhf_core.errors import RlhfError
+from tasks.plan import PlannedStage
+from tasks.store_care import StoredArtifact
 
 SHOWN_DIGEST = 12
 SHOWN_METRICS = 4
+SHOWN_REASONS = 6
 HEADLINES: dict[str, tuple[str, ...]] = {
     "data": ("demonstrations_train", "preferences_train", "prompts_train", "set_aside"),
     "sft": ("validation_loss", "steps"),
@@ -19,6 +24,16 @@ HEADLINES: dict[str, tuple[str, ...]] = {
     "evaluation": ("gold_sft", "gold_ppo", "win_rate_over_sft", "kl_to_reference"),
 }
 """What a stage is judged by first; those that it has, and any others where it has none."""
+
+
+@contextlib.contextmanager
+def stdout_is_ours(*, as_json: bool) -> Iterator[None]:
+    """With `--json`, whatever a library prints goes to standard error."""
+    if not as_json:
+        yield
+        return
+    with contextlib.redirect_stdout(sys.stderr):
+        yield
 
 
 def show_json(document: object) -> None:
@@ -34,7 +49,7 @@ def show_run(record: Mapping[str, Any], places: Mapping[str, str]) -> None:
             facts["state"],
             f"{facts['seconds']:.1f}",
             facts["digest"][:SHOWN_DIGEST],
-            _headlines(stage, facts["metrics"]),
+            _origin(facts) + _headlines(stage, facts["metrics"]),
         ]
         for stage, facts in record["stages"].items()
     ]
@@ -44,6 +59,64 @@ def show_run(record: Mapping[str, Any], places: Mapping[str, str]) -> None:
     width = max(len(name) for name in places)
     for name, place in places.items():
         click.echo(f"{name:<{width}}  {place}")
+
+
+def show_plan(planned: Sequence[PlannedStage]) -> None:
+    """Print what would happen to each stage, and why."""
+    rows = []
+    for plan in planned:
+        if plan.commit is not None:
+            made = plan.commit["ended_at"], plan.commit["runs"]["mlflow_run"][:SHOWN_DIGEST]
+            because = [
+                f"artifact {plan.commit['digest'][:SHOWN_DIGEST]}, made {made[0]} by {made[1]}"
+            ]
+        else:
+            because = list(plan.reasons[:SHOWN_REASONS])
+            if len(plan.reasons) > SHOWN_REASONS:
+                because.append(f"and {len(plan.reasons) - SHOWN_REASONS} more (--json names all)")
+        rows.append([plan.stage, plan.action, because[0]])
+        rows += [["", "", line] for line in because[1:]]
+    show_table(["stage", "would", "because"], rows)
+
+
+def show_artifacts(artifacts: Sequence[StoredArtifact]) -> None:
+    """Print one line per artifact of a store."""
+    rows = [
+        [
+            artifact.digest[:SHOWN_DIGEST],
+            artifact.stage,
+            size(artifact.bytes),
+            age(artifact.age_seconds),
+            ", ".join(
+                f"{len(names)} {what if len(names) == 1 else what + 's'}"
+                for what, names in (
+                    ("commit", artifact.commits),
+                    ("dependent", artifact.used_by),
+                    ("run", artifact.runs),
+                )
+                if names
+            )
+            or "nothing",
+        ]
+        for artifact in artifacts
+    ]
+    show_table(["artifact", "stage", "size", "age", "referred to by"], rows)
+
+
+def size(count: int) -> str:
+    """Bytes as people read them, in powers of 1000."""
+    for unit, length in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= length:
+            return f"{count / length:.1f} {unit}"
+    return f"{count} B"
+
+
+def age(seconds: float) -> str:
+    """A span of time in its largest whole unit."""
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def show_runs(records: Sequence[Mapping[str, Any]]) -> None:
@@ -100,6 +173,14 @@ def _headlines(stage: str, metrics: Mapping[str, float | None]) -> str:
     first = [name for name in HEADLINES.get(stage, ()) if name in known]
     names = first or list(known)[:SHOWN_METRICS]
     return ", ".join(f"{name} {known[name]:.4g}" for name in names)
+
+
+def _origin(facts: Mapping[str, Any]) -> str:
+    """Whose result a reused stage has, before its metrics; nothing where it was made now."""
+    made = facts.get("made")
+    if made is None:
+        return ""
+    return f"made {made['at']} by run {facts['run_id'][:SHOWN_DIGEST]}; "
 
 
 def _outcome(facts: Mapping[str, Any]) -> str:

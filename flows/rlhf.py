@@ -2,23 +2,39 @@
 
 from pathlib import Path
 
-from prefect import flow
+from prefect import flow, runtime
 
 from rlhf_core.settings.base import Stage
 from rlhf_core.settings.recipe import Recipe
 from tasks.data import run_data
+from tasks.environment import make_store_folder
 from tasks.evaluation import run_evaluation
 from tasks.handles import Handle, PipelineRun, stage_job
 from tasks.pipeline import open_pipeline
 from tasks.ppo import run_ppo
+from tasks.reruns import stages_of_attempt
 from tasks.reward_model import run_reward_model
 from tasks.sft import run_sft
+from tasks.store import Store
 
 
 @flow(name="rlhf", flow_run_name="{recipe.name}-seed-{recipe.seed}")
-def rlhf_pipeline(recipe: Recipe, store: Path) -> dict[Stage, Handle]:
-    """Raw rows in; a tuned policy and its evaluation out, or less where the recipe ends earlier."""
-    with open_pipeline(recipe, store) as pipeline:
+def rlhf_pipeline(
+    recipe: Recipe,
+    store: Path,
+    force: tuple[Stage, ...] = (),
+    taken: dict[Stage, str] | None = None,
+) -> dict[Stage, Handle]:
+    """Raw rows in; a tuned policy and its evaluation out, or less where the recipe ends earlier.
+
+    Finished stages of the same fingerprint are reused, except those in `force`. `taken` names
+    artifacts that are used whatever has changed since; when Prefect runs a flow run again, those
+    are what its last attempt had finished.
+    """
+    make_store_folder(store)
+    if runtime.flow_run.run_count > 1:
+        taken = stages_of_attempt(Store(store), str(runtime.flow_run.id)) or taken
+    with open_pipeline(recipe, store, force=force, taken=taken or {}) as pipeline:
         return run_stages(recipe, pipeline)
 
 

@@ -26,7 +26,7 @@ def serve_pages(store: Path, *, mlflow_port: int, prefect_port: int) -> None:
         commands["MLflow"] = _mlflow_command(store, mlflow_port)
     if "PREFECT_API_URL" not in os.environ:
         addresses["Prefect"] = f"http://{LOOPBACK}:{prefect_port}"
-        commands["Prefect"] = _prefect_command(prefect_port)
+        commands["Prefect"] = prefect_command(prefect_port)
     for name, address in addresses.items():
         click.echo(f"{name:<8} {address}")
     if not commands:
@@ -50,7 +50,8 @@ def _mlflow_command(store: Path, port: int) -> list[str]:
     ]
 
 
-def _prefect_command(port: int) -> list[str]:
+def prefect_command(port: int) -> list[str]:
+    """The command line of a Prefect server on loopback."""
     return [
         *(sys.executable, "-m", "prefect", "server", "start"),
         *("--host", LOOPBACK, "--port", str(port)),

@@ -8,6 +8,7 @@ from typing import Any
 
 from rlhf_core.artifacts import Artifact
 from rlhf_core.settings.base import Stage
+from rlhf_core.settings.recipe import Recipe
 
 SOURCES = "sources.json"
 
@@ -18,6 +19,9 @@ TABLES_USED: dict[Stage, tuple[str, ...]] = {
     "evaluation": ("prompts-evaluation",),
 }
 """Tables of the data artifact that each later stage reads."""
+
+CORPUS = ("demonstrations-train", "preferences-train", "prompts-train")
+"""Tables whose words become the tokenizer of a model that is made from nothing."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,13 @@ class Dataset:
     bytes: int | None
     columns: tuple[tuple[str, str], ...]
     """Name and type of each column."""
+
+
+def tables_read(recipe: Recipe, stage: Stage) -> tuple[str, ...]:
+    """Tables of the data artifact that `stage` reads: another one may change under it."""
+    used = TABLES_USED.get(stage, ())
+    corpus = CORPUS if stage == "sft" and recipe.model.scratch is not None else ()
+    return tuple(dict.fromkeys([*used, *corpus]))
 
 
 def tables_of(data: Artifact, names: Sequence[str] | None) -> list[Dataset]:

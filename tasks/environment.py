@@ -3,10 +3,11 @@
 What the user has set wins. Nothing here reports to anybody outside the machine.
 """
 
+import math
 import os
 from pathlib import Path
 
-from rlhf_core.errors import StorageError
+from rlhf_core.errors import StorageError, UserError
 
 STORE_VARIABLE = "RLHF_STORE"
 DEFAULT_STORE = Path("rlhf-store")
@@ -19,6 +20,11 @@ MLFLOW_PAGES = "http://127.0.0.1:5000"
 
 PREFECT_PAGES = "http://127.0.0.1:4200"
 """Where `rlhf ui` shows Prefect's pages unless told otherwise."""
+
+CHECKPOINT_VARIABLE = "RLHF_CHECKPOINT_SECONDS"
+"""How often a training stage saves the state from which it continues."""
+
+CHECKPOINT_SECONDS = 60.0
 
 _QUIET = {
     "DO_NOT_TRACK": "1",
@@ -37,7 +43,8 @@ _QUIET = {
 _SETTINGS = {
     "GIT_PYTHON_REFRESH": "quiet",
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # the default 7 block a call for four minutes
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # the default 7 block a call for four minutes
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # what fails is sent again, from the journal
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # eight idle processes otherwise
     "MLFLOW_TRUNCATE_LONG_VALUES": "false",
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "60",
@@ -67,6 +74,39 @@ def prepare_environment(store: Path) -> None:
         os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{store / 'mlflow.db'}"
         # MLflow's own name for where a local store keeps artifacts; its default is ./mlruns
         os.environ["_MLFLOW_SERVER_ARTIFACT_ROOT"] = (store / "mlflow-artifacts").as_uri()
+
+
+def checkpoint_seconds() -> float:
+    """How often a training stage saves its state: RLHF_CHECKPOINT_SECONDS, else a minute."""
+    given = os.environ.get(CHECKPOINT_VARIABLE)
+    if given is None:
+        return CHECKPOINT_SECONDS
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = math.nan
+    if not seconds >= 0:
+        raise UserError(
+            f"{CHECKPOINT_VARIABLE}={given!r} is not a number of seconds: give one that is 0 or "
+            "more, where 0 saves after every step."
+        )
+    return seconds
+
+
+def shared_environment() -> dict[str, str]:
+    """What a worker elsewhere has to be told to run as this process would; no logins."""
+    names = [
+        *(_QUIET | _SETTINGS),
+        STORE_VARIABLE,
+        CHECKPOINT_VARIABLE,
+        MLFLOW_PAGES_VARIABLE,
+        "HF_HOME",
+        "MLFLOW_TRACKING_URI",
+        "_MLFLOW_SERVER_ARTIFACT_ROOT",
+        "PREFECT_RESULTS_LOCAL_STORAGE_PATH",
+    ]
+    given = {name: os.environ[name] for name in names if name in os.environ}
+    return {name: value for name, value in given.items() if "@" not in value}
 
 
 def make_store_folder(store: Path) -> None:

@@ -4,6 +4,7 @@ import ast
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
+from importlib.machinery import PathFinder
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ from rlhf_core.settings.base import Stage
 from rlhf_core.settings.data import TableSettings
 from rlhf_core.settings.recipe import Recipe
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of what is hashed; a new one makes every fingerprint new."""
 
 PACKAGE = rlhf_core.__name__
+PACKAGE_FOLDER = Path(rlhf_core.__file__).parent
 DECIDING_LIBRARIES = ("torch", "transformers")
 
 
@@ -31,7 +33,8 @@ class Fingerprint:
 
     seed: int
     inputs: dict[str, str]
-    """Role to artifact digest; local files that the settings name, by path."""
+    """Role to artifact digest, for the data artifact the digest of each table that is read; local
+    files that the settings name, by path."""
 
     code: dict[str, str]
     """Module to the hash of its syntax tree, docstrings and comments aside."""
@@ -44,10 +47,15 @@ class Fingerprint:
 
 
 def stage_fingerprint(recipe: Recipe, stage: Stage, inputs: Mapping[str, str]) -> Fingerprint:
-    """What decides the result of `stage`: its settings, seed, inputs, code and libraries."""
-    roots = [f"{PACKAGE}.stages.{stage}"]
+    """What decides the result of `stage`: its settings, seed, inputs, code and libraries.
+
+    Where it runs is none of that: device, threads, tracking address, store, checkpoints.
+    """
+    homes, roots = {PACKAGE: PACKAGE_FOLDER}, [f"{PACKAGE}.stages.{stage}"]
     if stage == "evaluation" and recipe.evaluation.gold:
-        roots.append(recipe.evaluation.gold.partition(":")[0])
+        grader = recipe.evaluation.gold.partition(":")[0]
+        homes |= source_home(grader)
+        roots.append(grader)
     settings = {
         section: getattr(recipe, section).model_dump(mode="json") for section in (stage, "model")
     }
@@ -55,30 +63,49 @@ def stage_fingerprint(recipe: Recipe, stage: Stage, inputs: Mapping[str, str]) -
         "settings": settings,
         "seed": recipe.seed,
         "inputs": {**inputs, **_local_sources(recipe, stage)},
-        "code": code_digests(Path(rlhf_core.__file__).parent, tuple(roots)),
+        "code": code_digests(tuple(homes.items()), tuple(roots)),
         "libraries": {name: version(name) for name in DECIDING_LIBRARIES},
     }
     return Fingerprint(digest({"schema": SCHEMA, "stage": stage, **parts}), **parts)
 
 
-@cache
-def code_digests(package: Path, roots: tuple[str, ...]) -> dict[str, str]:
-    """Syntax-tree hashes of the modules of `package` that the roots import, transitively.
+def source_home(module: str) -> dict[str, Path]:
+    """Where the source of the module's outermost package lies; nothing is imported.
 
-    Imports inside functions count. Modules outside the package, and those that do not exist, are
-    passed over; the source files are read, nothing is imported.
+    Empty where it is not found, or is a module of the interpreter or an extension in binary form.
     """
+    outermost = module.partition(".")[0]
+    spec = PathFinder.find_spec(outermost)
+    if spec is None:
+        return {}
+    if spec.submodule_search_locations:
+        return {outermost: Path(next(iter(spec.submodule_search_locations)))}
+    return {outermost: Path(spec.origin)} if spec.origin else {}
+
+
+@cache
+def code_digests(homes: tuple[tuple[str, Path], ...], roots: tuple[str, ...]) -> dict[str, str]:
+    """Syntax-tree hashes of the modules that the roots import from the homes, transitively.
+
+    A home is the folder or file of an outermost package or module, by name. Imports inside
+    functions count. Modules elsewhere, and those that do not exist, are passed over; the source
+    files are read, nothing is imported.
+    """
+    folders = dict(homes)
     digests: dict[str, str] = {}
     waiting = list(roots)
     while waiting:
         module = waiting.pop()
-        path = _source_file(package, module)
+        path = _source_file(folders, module)
         if module in digests or path is None:
+            continue
+        if path.suffix != ".py":
+            digests[module] = sha256_of(path)
             continue
         tree = ast.parse(path.read_bytes())
         _drop_docstrings(tree)
         digests[module] = digest(ast.dump(tree))
-        waiting += _imported(tree)
+        waiting += _imported(tree, _package_of(module, path))
         waiting += [module.rpartition(".")[0]]  # importing a module runs its package too
     return dict(sorted(digests.items()))
 
@@ -106,23 +133,35 @@ def _sources(table: TableSettings) -> tuple[str, ...]:
     return (table.source,) if isinstance(table.source, str) else table.source
 
 
-def _source_file(package: Path, module: str) -> Path | None:
+def _source_file(homes: Mapping[str, Path], module: str) -> Path | None:
     top, _, rest = module.partition(".")
-    if top != package.name:
+    home = homes.get(top)
+    if home is None:
         return None
-    place = package.joinpath(*rest.split(".")) if rest else package
+    if home.is_file():
+        return None if rest else home
+    place = home.joinpath(*rest.split(".")) if rest else home
     candidates = (place / "__init__.py", place.with_suffix(".py"))
     return next((path for path in candidates if path.is_file()), None)
 
 
-def _imported(tree: ast.AST) -> list[str]:
+def _package_of(module: str, path: Path) -> str:
+    return module if path.name == "__init__.py" else module.rpartition(".")[0]
+
+
+def _imported(tree: ast.AST, package: str) -> list[str]:
+    """The modules that are imported in the tree; relative ones are seen from `package`."""
     found = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module is not None:
-            found.append(node.module)
-            found += [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            module = node.module or ""
+            if node.level:
+                above = package.split(".")[: 1 - node.level or None]
+                module = ".".join([*above, module] if module else above)
+            found.append(module)
+            found += [f"{module}.{alias.name}" for alias in node.names]
     return found
 
 

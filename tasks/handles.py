@@ -1,12 +1,14 @@
 """What travels between tasks: small records of where a result lies, never the result."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rlhf_core.artifacts import Artifact, open_artifact
 from rlhf_core.settings.base import Stage
 from rlhf_core.settings.recipe import Recipe
+from tasks.datasets import tables_read
 from tasks.fingerprints import Fingerprint, stage_fingerprint
 
 
@@ -18,6 +20,9 @@ class Handle:
     path: Path
     digest: str
     run_id: str
+    result: Mapping[str, str] | None = field(default=None, compare=False, repr=False)
+    """What Prefect has as the result of the stage's task: it knows by this very object which task
+    follows which."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,11 @@ class PipelineRun:
     """The MLflow run that holds the stages' runs."""
 
     store: Path
+    force: tuple[Stage, ...] = ()
+    """Stages that are computed again whatever the store holds."""
+
+    taken: Mapping[Stage, str] = field(default_factory=dict)
+    """Stages whose artifact is taken over from an earlier run, by digest, whatever has changed."""
 
 
 @dataclass(frozen=True)
@@ -59,5 +69,19 @@ class StageJob:
 
 def stage_job(recipe: Recipe, stage: Stage, **inputs: Handle) -> StageJob:
     """The job that `recipe` says for `stage`, on these inputs."""
-    digests = {role: handle.digest for role, handle in inputs.items()}
+    digests: dict[str, str] = {}
+    for role, handle in inputs.items():
+        if role == "data":
+            digests |= table_digests(recipe, stage, open_artifact(handle.path, "data"))
+        else:
+            digests[role] = handle.digest
     return StageJob(stage, recipe, inputs, stage_fingerprint(recipe, stage, digests))
+
+
+def table_digests(recipe: Recipe, stage: Stage, data: Artifact) -> dict[str, str]:
+    """What decides of a data artifact: the tables that the stage reads, and no other."""
+    files = {file.path: file.sha256 for file in data.files}
+    return {
+        f"data/{table}": files.get(f"{table}.parquet", "none")
+        for table in tables_read(recipe, stage)
+    }

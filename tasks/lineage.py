@@ -1,19 +1,31 @@
 """From an artifact back to the raw files, settings and code: read from folders alone.
 
-Every artifact names the digests of its inputs in its provenance; the inputs lie beside it in the
-store. MLflow is asked only where a target is named by a run or a registered model.
+Every artifact names the digests of its inputs in its provenance; the inputs lie in the store, or
+beside the artifact where it was copied to.
 """
 
+import hashlib
+import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from rlhf_core.artifacts import MANIFEST, Artifact, open_artifact
+from rlhf_core.artifacts import (
+    MANIFEST,
+    Artifact,
+    PayloadFile,
+    open_artifact,
+    read_provenance,
+)
 from rlhf_core.errors import ArtifactError
 from tasks.datasets import read_sources
 from tasks.pages import SHOWN_DIGEST
-from tasks.store import SHORTEST_DIGEST, Store
+from tasks.store import Store
+from tasks.targets import find_folder
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -22,15 +34,26 @@ class Node:
 
     digest: str
     stage: str
-    path: Path | None
-    """None where the artifact is not in the store: then only its digest is known."""
+    path: Path | None = None
+    """None where the artifact is not here: then only its digest is known."""
 
-    provenance: Mapping[str, Any]
-    sources: tuple[Mapping[str, Any], ...]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    files: tuple[PayloadFile, ...] = ()
+    """The payload as the manifest lists it."""
+
+    sources: tuple[Mapping[str, Any], ...] = ()
     """The raw files, where the artifact is of stage `data`."""
 
-    inputs: Mapping[str, str]
+    inputs: Mapping[str, str] = field(default_factory=dict)
     """Role to digest."""
+
+    fault: str | None = None
+    """What is wrong with the folder at first sight, before any file is hashed."""
+
+    @property
+    def name(self) -> str:
+        """Stage and the beginning of the digest."""
+        return f"{self.stage} {self.digest[:SHOWN_DIGEST]}"
 
 
 @dataclass(frozen=True)
@@ -42,6 +65,22 @@ class Lineage:
 
     nodes: Mapping[str, Node]
 
+    @cached_property
+    def in_order(self) -> tuple[Node, ...]:
+        """Every artifact after those it was made from."""
+        order: list[Node] = []
+        seen: set[str] = set()
+
+        def add(digest: str) -> None:
+            if digest not in seen:
+                seen.add(digest)
+                for parent in self.nodes[digest].inputs.values():
+                    add(parent)
+                order.append(self.nodes[digest])
+
+        add(self.target)
+        return tuple(order)
+
     def to_json(self) -> dict[str, Any]:
         """The lineage as one JSON document."""
         return {
@@ -51,41 +90,29 @@ class Lineage:
 
 
 def trace(target: str, store: Store) -> Lineage:
-    """Walk from the artifact that `target` names to the raw files.
+    """Walk from the artifact that `target` names to the raw files; see `tasks.targets`.
 
-    `target` is a folder, a digest or its beginning, an MLflow run id, or a registered model as
-    `name@alias` or `name/version`.
+    An artifact on the way that is damaged or not here is a node that says so.
     """
-    artifact = find_target(target, store)
-    nodes: dict[str, Node] = {}
-    waiting: list[tuple[str, str, Artifact | None]] = [(artifact.digest, artifact.stage, artifact)]
+    return trace_folder(find_folder(target, store), store)
+
+
+def trace_folder(folder: Path, store: Store) -> Lineage:
+    """Walk from the artifact in `folder` to the raw files."""
+    if not (folder / MANIFEST).is_file():
+        open_artifact(folder)  # says that this is no artifact
+    named = folder.name if _DIGEST.fullmatch(folder.name) else None
+    first = _node(folder, digest=named, stage=None)
+    nodes = {first.digest: first}
+    waiting = [first]
     while waiting:
-        digest, stage, found = waiting.pop(0)
-        if digest in nodes:
-            continue
-        node = nodes[digest] = _node(digest, stage, found)
-        origin = found.path.parent if found is not None else store.objects
-        for record in node.provenance.get("inputs", {}).values():
-            parent = _find_input(record["digest"], origin, store)
-            waiting.append((record["digest"], record["stage"], parent))
-    return Lineage(artifact.digest, nodes)
-
-
-def find_target(target: str, store: Store) -> Artifact:
-    """The artifact that a folder, digest, run id or registered model names."""
-    if (Path(target) / MANIFEST).is_file() or Path(target).is_dir():
-        return open_artifact(Path(target).resolve())
-    if len(target) >= SHORTEST_DIGEST:
-        for commit in store.commit_records():
-            if commit["runs"]["mlflow_run"].startswith(target):
-                return open_artifact(store.object_folder(commit["digest"]))
-    try:
-        return store.find_artifact(target)
-    except ArtifactError:
-        digest = _ask_mlflow(target)
-        if digest is None:
-            raise
-    return open_artifact(store.object_folder(digest))
+        node = waiting.pop(0)
+        for role, digest in node.inputs.items():
+            if digest not in nodes:
+                stage = str(node.provenance["inputs"][role]["stage"])
+                nodes[digest] = _input_node(digest, stage, node.path, store)
+                waiting.append(nodes[digest])
+    return Lineage(first.digest, nodes)
 
 
 def lineage_text(lineage: Lineage) -> str:
@@ -99,69 +126,135 @@ def _lines(
     """The lines of one artifact and its inputs; adds their digests to `shown`."""
     node = lineage.nodes[digest]
     pad = "   " * depth
-    name = node.stage if role in (None, node.stage) else f"{role}: {node.stage}"
+    name = node.name if role in (None, node.stage) else f"{role}: {node.name}"
     if digest in shown:
-        yield f"{pad}{name} {digest[:SHOWN_DIGEST]} (above)"
+        yield f"{pad}{name} (above)"
         return
     shown.add(digest)
     if node.path is None:
-        yield f"{pad}{name} {digest[:SHOWN_DIGEST]} (not in this store)"
+        yield f"{pad}{name} (not here: neither in the store nor beside what was made from it)"
         return
-    yield f"{pad}{name} {digest[:SHOWN_DIGEST]}{_facts(node.provenance)}"
+    yield f"{pad}{name}{_facts(node.provenance)}"
+    if node.fault is not None:
+        yield f"{pad}   DAMAGED: {node.fault}"
     for source in node.sources:
-        rows = f", {source['rows']} rows" if source.get("rows") is not None else ""
-        yield f"{pad}   file {source['name']}, sha256 {source['sha256'][:SHOWN_DIGEST]}{rows}"
+        yield f"{pad}   file {source_facts(source)}"
     for input_role, input_digest in node.inputs.items():
         yield from _lines(lineage, input_digest, role=input_role, depth=depth + 1, shown=shown)
 
 
+def source_facts(source: Mapping[str, Any]) -> str:
+    """One raw file or hub data set in a line: name, content, rows."""
+    rows = f", {source['rows']} rows" if source.get("rows") is not None else ""
+    if source.get("hub"):
+        content = f"hub commit {(source.get('commit') or 'unknown')[:SHOWN_DIGEST]}"
+    else:
+        content = f"sha256 {str(source.get('sha256'))[:SHOWN_DIGEST]}"
+    return f"{source.get('name')}, {content}{rows}"
+
+
+def code_text(code: Mapping[str, Any]) -> str:
+    """Commit or version of the code in a few words."""
+    commit = code.get("git_commit")
+    if not commit:
+        return f"version {code.get('package', 'unknown')}"
+    return f"commit {commit[:SHOWN_DIGEST]}{' with changes' if code.get('git_dirty') else ''}"
+
+
 def _facts(provenance: Mapping[str, Any]) -> str:
-    code = provenance["code"]
-    commit = code["git_commit"]
-    dirty = " with changes" if code["git_dirty"] else ""
-    version = f"commit {commit[:SHOWN_DIGEST]}{dirty}" if commit else f"version {code['package']}"
-    fingerprint = provenance["fingerprint"]
+    if not provenance:
+        return ""
     return (
-        f", run {provenance['runs']['mlflow_run'][:SHOWN_DIGEST]}, seed {fingerprint['seed']}, "
-        f"{version}, {provenance['ended_at']}"
+        f", run {str(provenance['runs']['mlflow_run'])[:SHOWN_DIGEST]}, "
+        f"seed {provenance['fingerprint']['seed']}, "
+        f"{code_text(provenance['code'])}, {provenance['ended_at']}"
     )
 
 
-def _node(digest: str, stage: str, artifact: Artifact | None) -> Node:
-    if artifact is None:
-        return Node(digest, stage, None, {}, (), {})
-    provenance = artifact.provenance()
+def _input_node(digest: str, stage: str, child: Path | None, store: Store) -> Node:
+    """The artifact with this digest, in the store or beside the one that was made from it."""
+    candidates = [store.object_folder(digest)]
+    if child is not None:
+        candidates.append(child.parent / digest)
+    here = [folder for folder in candidates if (folder / MANIFEST).is_file()]
+    if not here and child is not None:
+        here = _siblings(child, digest)
+    nodes = [_node(folder, digest=digest, stage=stage) for folder in here]
+    sound = [node for node in nodes if node.fault is None]
+    return next(iter([*sound, *nodes]), Node(digest, stage))
+
+
+def _siblings(folder: Path, digest: str) -> list[Path]:
+    """Folders beside this one, under whatever name, whose manifest has the digest."""
+    return [
+        path.parent
+        for path in sorted(folder.parent.glob(f"*/{MANIFEST}"))
+        if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == digest
+    ]
+
+
+def _node(folder: Path, *, digest: str | None, stage: str | None) -> Node:
+    """What the folder says of itself, and what of it does not fit together."""
+    faults = []
+    artifact: Artifact | None = None
+    found = hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
+    if digest not in (None, found):
+        faults.append(
+            f"{folder / MANIFEST} is damaged: its SHA-256 is {found}, but the artifact's digest "
+            f"is {digest}. Copy the folder again, or remove it and run its stage again."
+        )
+    provenance: dict[str, Any] = {}
+    inputs: dict[str, str] = {}
+    try:
+        provenance = read_provenance(folder)
+        inputs = _read_inputs(folder, provenance)
+    except ArtifactError as error:
+        provenance = {}
+        faults.append(str(error))
+    try:
+        artifact = open_artifact(folder)
+    except ArtifactError as error:
+        faults.append(str(error))
+    stage = artifact.stage if artifact is not None else stage or str(provenance.get("stage", "?"))
+    sources: list[dict[str, Any]] = []
+    if stage == "data":
+        try:
+            sources = read_sources(folder)
+        except ValueError as error:
+            faults.append(f"{folder} has a damaged list of raw files ({error}).")
     return Node(
-        digest=digest,
+        digest=digest or found,
         stage=stage,
-        path=artifact.path,
+        path=folder,
         provenance=provenance,
-        sources=tuple(read_sources(artifact.path)) if stage == "data" else (),
-        inputs={role: record["digest"] for role, record in provenance["inputs"].items()},
+        files=artifact.files if artifact is not None else (),
+        sources=tuple(sources),
+        inputs=inputs,
+        fault=" ".join(faults) or None,
     )
 
 
-def _find_input(digest: str, beside: Path, store: Store) -> Artifact | None:
-    """The artifact in the store, or beside the one that was made from it."""
-    for folder in (store.object_folder(digest), beside / digest):
-        if (folder / MANIFEST).is_file():
-            return open_artifact(folder)
-    return None
+def _read_inputs(folder: Path, provenance: Mapping[str, Any]) -> dict[str, str]:
+    """Role to digest; refuses a record that lacks what every view of the lineage reads."""
+    try:
+        for part, name in (("runs", "mlflow_run"), ("fingerprint", "seed"), ("code", "package")):
+            provenance[part][name]
+        provenance["ended_at"]
+        records = provenance["inputs"].items()
+        return {str(role): str(it["digest"]) for role, it in records if str(it["stage"])}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ArtifactError(
+            f"{folder} has a damaged provenance.json ({type(error).__name__}: {error}). Copy the "
+            "folder again."
+        ) from error
 
 
 def _node_json(node: Node) -> dict[str, Any]:
     return {
         "stage": node.stage,
         "path": None if node.path is None else str(node.path),
+        "fault": node.fault,
         "inputs": dict(node.inputs),
         "sources": [dict(source) for source in node.sources],
         "provenance": dict(node.provenance),
     }
-
-
-def _ask_mlflow(target: str) -> str | None:
-    from tasks.tracking import registered_digest, run_digest  # a second and a half to load
-
-    if "@" in target or "/" in target:
-        return registered_digest(target)
-    return run_digest(target)

@@ -16,6 +16,12 @@ STAGE_INPUTS: dict[Stage, tuple[Stage, ...]] = {
 }
 """Whose artifacts each stage takes."""
 
+LINEAGE_PAGE = "lineage/lineage.html"
+RECIPE = "lineage/recipe.yaml"
+CODE_DIFF = "code.diff.txt"
+"""Artifacts of MLflow runs that the pages link to: two of a stage run, one of a pipeline run whose
+clone differed from its commit."""
+
 SHOWN_DIGEST = 12
 """Characters of a digest that tell it from the others of a store."""
 
@@ -28,6 +34,11 @@ def run_path(experiment_id: str, run_id: str) -> str:
 def run_url(experiment_id: str, run_id: str) -> str:
     """The whole address of a run's page in MLflow."""
     return f"{mlflow_pages()}/{run_path(experiment_id, run_id)}"
+
+
+def short_run_url(run_id: str) -> str:
+    """An address that leads to a run's page in MLflow, whatever its experiment."""
+    return f"{mlflow_pages()}/#/runs/{run_id}"
 
 
 def flow_run_url(flow_run_id: str) -> str:
@@ -54,24 +65,49 @@ def metrics_table(metrics: Mapping[str, float | None]) -> str:
     return "\n".join([*lines, *(f"| {name} | {number(x)} |" for name, x in metrics.items())])
 
 
+def artifact_path(page: str, name: str) -> str:
+    """Where MLflow shows an artifact of the run whose page this is; the page where it cannot."""
+    path, mark, query = page.partition("?")
+    return f"{path}/artifacts/{name}{mark}{query}" if "/experiments/" in path else page
+
+
 def stage_description(
+    provenance: Mapping[str, Any],
     *,
-    stage: Stage,
-    metrics: Mapping[str, float | None],
     digest: str,
+    page: str,
+    pipeline: str,
     parents: Mapping[str, str],
-    prefect_task_run: str | None,
 ) -> str:
-    """What MLflow shows above a stage run; `parents` maps a role to the path of its run's page."""
-    links = [f"[{role}]({path})" for role, path in parents.items()]
-    if prefect_task_run is not None:
-        links.append(f"[Prefect task run]({task_run_url(prefect_task_run)})")
+    """What MLflow shows above a stage run and the model version that it made.
+
+    `page` and `pipeline` are the paths of the stage run's page and of the pipeline run's; `parents`
+    maps a role to the path of its run's page. Links come first: MLflow folds a long text.
+    """
+    stage, runs, code = provenance["stage"], provenance["runs"], provenance["code"]
+    made_from = ", ".join(f"[{role}]({path})" for role, path in parents.items())
+    links = [
+        f"[stage run]({page})",
+        f"[lineage picture]({artifact_path(page, LINEAGE_PAGE)})",
+        f"[recipe]({artifact_path(page, RECIPE)})",
+        f"[pipeline run]({pipeline})",
+    ]
+    for name, run_id, url in (
+        ("Prefect flow run", runs["prefect_flow_run"], flow_run_url),
+        ("Prefect task run", runs["prefect_task_run"], task_run_url),
+    ):
+        links += [f"[{name}]({url(run_id)})"] if run_id else []
+    commit = (
+        f"commit `{code['git_commit']}`" if code["git_commit"] else f"version {code['package']}"
+    )
+    if code["git_dirty"]:
+        commit += f" with [changes]({artifact_path(pipeline, CODE_DIFF)})"
     return "\n\n".join(
         [
-            f"**{stage}** made artifact `{digest[:SHOWN_DIGEST]}`.",
-            f"Made from: {', '.join(links)}" if links else "Made from raw files.",
-            metrics_table(metrics),
-            f"Back to the raw data: `rlhf lineage {digest[:SHOWN_DIGEST]}`",
+            f"**{stage}** made artifact `{digest[:SHOWN_DIGEST]}` from {made_from or 'raw files'}.",
+            " · ".join(links),
+            f"Code: {commit}. Back to the raw data: `rlhf lineage {digest[:SHOWN_DIGEST]}`",
+            metrics_table(provenance["metrics"]),
         ]
     )
 
@@ -100,7 +136,7 @@ def pipeline_page(record: Mapping[str, Any], url: str) -> str:
     for stage, facts in stages.items():
         run_link = f"[run]({facts['url']})" if "url" in facts else ""
         lines.append(
-            f"| {stage} | {facts['state']} | {facts.get('seconds', 0):.1f} "
+            f"| {stage} | {stage_state(facts)} | {facts.get('seconds', 0):.1f} "
             f"| `{facts.get('digest', '')[:SHOWN_DIGEST]}` | {run_link} |"
         )
     return "\n\n".join(
@@ -120,7 +156,7 @@ def pipeline_description(record: Mapping[str, Any]) -> str:
     for stage, facts in stages.items():
         name = f"[{stage}]({facts['path_in_mlflow']})" if "path_in_mlflow" in facts else stage
         lines.append(
-            f"| {name} | {facts['state']} | {facts.get('seconds', 0):.1f} "
+            f"| {name} | {stage_state(facts)} | {facts.get('seconds', 0):.1f} "
             f"| `{facts.get('digest', '')[:SHOWN_DIGEST]}` |"
         )
     flow_run = record.get("prefect_flow_run")
@@ -128,6 +164,14 @@ def pipeline_description(record: Mapping[str, Any]) -> str:
     return "\n\n".join(
         [f"Recipe **{record['recipe']}**, seed {record['seed']}. {link}", "\n".join(lines)]
     )
+
+
+def stage_state(facts: Mapping[str, Any]) -> str:
+    """The state of a stage; of a reused one also when its result was made, and by which run."""
+    made = facts.get("made")
+    if made is None:
+        return str(facts["state"])
+    return f"{facts['state']}: made {made['at']} by run {facts['run_id'][:SHOWN_DIGEST]}"
 
 
 def mermaid(stages: Mapping[str, Mapping[str, Any]]) -> str:

@@ -1,6 +1,6 @@
 """One execution of a recipe: its MLflow run, its record in the store, its page in Prefect."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,18 +9,28 @@ from typing import Any
 from prefect import runtime
 from prefect.artifacts import create_markdown_artifact
 
+from rlhf_core.errors import Stopped
 from rlhf_core.recipes import dump_recipe
+from rlhf_core.settings.base import Stage
 from rlhf_core.settings.recipe import Recipe
+from tasks.clone import code_diff, code_version
 from tasks.environment import make_store_folder
 from tasks.handles import PipelineRun
-from tasks.pages import pipeline_description, pipeline_page, run_url
-from tasks.provenance import code_version, environment_record
+from tasks.heartbeat import beating
+from tasks.leftovers import PIPELINES, ship_leftovers
+from tasks.pages import CODE_DIFF, pipeline_description, pipeline_page
+from tasks.provenance import environment_record
+from tasks.reaper import reap, report_crashes
 from tasks.store import Store
 from tasks.tracking import TrackedRun, open_run
 
+INTERRUPTED = "interrupted"
+
 
 @contextmanager
-def open_pipeline(recipe: Recipe, folder: Path) -> Iterator[PipelineRun]:
+def open_pipeline(
+    recipe: Recipe, folder: Path, *, force: Sequence[Stage], taken: Mapping[Stage, str]
+) -> Iterator[PipelineRun]:
     """Open the run that holds the stages' runs; it ends as its body does, everywhere it is shown.
 
     Recipe and environment are written to it whole.
@@ -29,32 +39,53 @@ def open_pipeline(recipe: Recipe, folder: Path) -> Iterator[PipelineRun]:
     store = Store(folder)
     flow_run_id = runtime.flow_run.id
     tags = run_tags(recipe.name) | {"recipe.seed": str(recipe.seed)}
-    with open_run(recipe.name, recipe.name, tags, parent_run_id=None) as run:
+    journal = folder / PIPELINES / str(flow_run_id)
+    reap(folder)
+    report_crashes(folder)
+    ship_leftovers(folder)
+    with (
+        beating(folder, stage=None, run_id=None, journal=journal, prefect=prefect_ids()) as heart,
+        open_run(recipe.name, recipe.name, tags, parent_run_id=None, journal=journal) as run,
+    ):
+        heart.note_run(run.run_id)
         run.log_settings(recipe.model_dump(mode="json"))
         run.log_text("recipe.yaml", dump_recipe(recipe))
         run.log_json("environment.json", environment_record())
+        if (difference := code_diff()) is not None:
+            run.log_text(CODE_DIFF, difference)
         record: dict[str, Any] = {
             "run_id": run.run_id,
             "recipe": recipe.name,
             "seed": recipe.seed,
             "state": "running",
             "started_at": _now(),
-            "url": run_url(run.experiment_id, run.run_id),
+            "url": run.url,
             "prefect_flow_run": flow_run_id,
+            "folder": str(Path.cwd()),
+            "forced": list(force),
             "stages": {},
         }
+        store.write_recipe(run.run_id, dump_recipe(recipe))
         store.write_run(run.run_id, record)
         try:
-            yield PipelineRun(recipe.name, run.run_id, folder)
+            yield PipelineRun(recipe.name, run.run_id, folder, tuple(force), dict(taken))
         except BaseException as error:
-            interrupted = not isinstance(error, Exception)
-            outcome = {
-                "state": "interrupted" if interrupted else "failed",
-                "failure": str(error) or type(error).__name__,
-            }
-            _close(run, store, outcome, show_in_prefect=not interrupted)
+            state = end_state(error)
+            outcome = {"state": state, "failure": str(error) or type(error).__name__}
+            _close(run, store, outcome, show_in_prefect=state != INTERRUPTED)
             raise
         _close(run, store, {"state": "done"}, show_in_prefect=True)
+
+
+def prefect_ids() -> tuple[str | None, str | None, int]:
+    """The flow run, the task run, and which attempt of the flow run this is."""
+    return runtime.flow_run.id, runtime.task_run.id, runtime.flow_run.run_count or 0
+
+
+def end_state(error: BaseException) -> str:
+    """The state in which a run ends by this error: asked to end, or failed."""
+    asked = isinstance(error, Stopped) or not isinstance(error, Exception)
+    return INTERRUPTED if asked else "failed"
 
 
 def note_stage(pipeline: PipelineRun, stage: str, **facts: object) -> None:

@@ -3,30 +3,31 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
+from rlhf_core.checkpoints import Checkpoints
 from rlhf_core.report import Report
 from tasks.handles import Handle, PipelineRun, StageJob
-from tasks.stage_run import STAGE_TAGS, run_stage
+from tasks.reuse import make_or_reuse
 
 
-@task(name="ppo", tags=STAGE_TAGS, task_run_name="ppo", cache_policy=NO_CACHE)
 def run_ppo(job: StageJob, pipeline: PipelineRun) -> Handle:
     """The tuned policy: the SFT policy optimized against the reward model."""
+    return make_or_reuse(job, pipeline, _make)
 
-    def make(out_dir: Path, report: Report) -> Mapping[str, float]:
-        from rlhf_core.stages.ppo import make_ppo
 
-        return make_ppo(
-            job.recipe.ppo,
-            job.recipe.model,
-            data=job.input_path("data"),
-            sft=job.input_path("sft"),
-            reward_model=job.input_path("reward_model"),
-            out_dir=out_dir,
-            report=report,
-            seed=job.recipe.seed,
-        )
+def _make(
+    job: StageJob, out_dir: Path, report: Report, checkpoints: Checkpoints
+) -> Mapping[str, float]:
+    from rlhf_core.stages.ppo import make_ppo
 
-    return run_stage(job, pipeline, make)
+    recipe = job.recipe
+    return make_ppo(
+        recipe.ppo,
+        recipe.model,
+        data=job.input_path("data"),
+        sft=job.input_path("sft"),
+        reward_model=job.input_path("reward_model"),
+        out_dir=out_dir,
+        report=report,
+        seed=recipe.seed,
+        checkpoints=checkpoints,
+    )

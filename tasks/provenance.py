@@ -3,16 +3,14 @@
 import math
 import os
 import platform
-import subprocess
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import rlhf_core
+from tasks.clone import code_version, installed_version
 from tasks.handles import PipelineRun, StageJob
 
 LIBRARIES = (
@@ -30,16 +28,6 @@ LIBRARIES = (
     "torch",
     "transformers",
 )
-
-
-@dataclass(frozen=True)
-class CodeVersion:
-    """The version of this code; commit and state of the clone where it runs from one."""
-
-    package: str
-    git_commit: str | None
-    git_dirty: bool | None
-    """Whether the clone differs from the commit."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +61,7 @@ def stage_provenance(
         "code": asdict(code_version()),
         "libraries": library_versions(),
         "machine": machine(job),
+        "working_folder": str(Path.cwd()),
         "runs": asdict(ids),
         "metrics": finite(metrics),
         "started_at": started.isoformat(timespec="seconds"),
@@ -93,20 +82,9 @@ def environment_record() -> dict[str, Any]:
 
 
 @cache
-def code_version() -> CodeVersion:
-    """The installed version, and the commit of the clone that the package lies in, if any."""
-    folder = Path(rlhf_core.__file__).parent
-    package = _version("rlhf") or "unknown"
-    if _git(folder, "ls-files", "--error-unmatch", "__init__.py") is None:
-        return CodeVersion(package, None, None)
-    commit = _git(folder, "rev-parse", "HEAD")
-    return CodeVersion(package, commit, bool(_git(folder, "status", "--porcelain")))
-
-
-@cache
 def library_versions() -> dict[str, str]:
     """Versions of the libraries that take part, those that are installed."""
-    found = {name: _version(name) for name in LIBRARIES}
+    found = {name: installed_version(name) for name in LIBRARIES}
     return {name: installed for name, installed in found.items() if installed is not None}
 
 
@@ -122,21 +100,3 @@ def machine(job: StageJob) -> dict[str, str | int]:
 def finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
     """Metrics as JSON can hold them: None in place of NaN and infinities."""
     return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
-def _git(folder: Path, *arguments: str) -> str | None:
-    """What git prints, or None where there is no git or no clone."""
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()

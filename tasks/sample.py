@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 from rlhf_core.errors import ArtifactError
 from rlhf_core.settings.model import ModelSettings
-from tasks.lineage import find_target
 from tasks.store import Store
+from tasks.targets import find_target
 
 if TYPE_CHECKING:
     from rlhf_core.sampling import Response

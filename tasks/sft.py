@@ -3,28 +3,29 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
+from rlhf_core.checkpoints import Checkpoints
 from rlhf_core.report import Report
 from tasks.handles import Handle, PipelineRun, StageJob
-from tasks.stage_run import STAGE_TAGS, run_stage
+from tasks.reuse import make_or_reuse
 
 
-@task(name="sft", tags=STAGE_TAGS, task_run_name="sft", cache_policy=NO_CACHE)
 def run_sft(job: StageJob, pipeline: PipelineRun) -> Handle:
     """The SFT policy: the base model fine-tuned on the demonstrations."""
+    return make_or_reuse(job, pipeline, _make)
 
-    def make(out_dir: Path, report: Report) -> Mapping[str, float]:
-        from rlhf_core.stages.sft import make_sft
 
-        return make_sft(
-            job.recipe.sft,
-            job.recipe.model,
-            data=job.input_path("data"),
-            out_dir=out_dir,
-            report=report,
-            seed=job.recipe.seed,
-        )
+def _make(
+    job: StageJob, out_dir: Path, report: Report, checkpoints: Checkpoints
+) -> Mapping[str, float]:
+    from rlhf_core.stages.sft import make_sft
 
-    return run_stage(job, pipeline, make)
+    recipe = job.recipe
+    return make_sft(
+        recipe.sft,
+        recipe.model,
+        data=job.input_path("data"),
+        out_dir=out_dir,
+        report=report,
+        seed=recipe.seed,
+        checkpoints=checkpoints,
+    )

@@ -13,26 +13,30 @@ from typing import Any
 
 from prefect import runtime
 from prefect.artifacts import create_markdown_artifact
+from prefect.logging import get_run_logger
 
 from rlhf_core.artifacts import MANIFEST, Artifact, verify_artifact
+from rlhf_core.checkpoints import Checkpoints
 from rlhf_core.errors import ArtifactError, StorageError
 from rlhf_core.recipes import dump_recipe
 from rlhf_core.report import Report
-from tasks.datasets import TABLES_USED, raw_files_of, tables_of
+from tasks.datasets import raw_files_of, tables_of, tables_read
+from tasks.environment import checkpoint_seconds
 from tasks.handles import Handle, PipelineRun, StageJob
-from tasks.pages import run_path, run_url, stage_description, stage_page
-from tasks.pipeline import note_stage, run_tags
+from tasks.heartbeat import beating
+from tasks.lineage import trace_folder
+from tasks.lineage_page import lineage_page
+from tasks.openlineage import export_stage
+from tasks.pages import LINEAGE_PAGE, RECIPE, stage_description, stage_page
+from tasks.pipeline import end_state, note_stage, prefect_ids, run_tags
 from tasks.progress import PROGRESS, Progress
 from tasks.provenance import RunIds, environment_record, stage_provenance
-from tasks.store import Store
+from tasks.store import JOURNAL, Store
 from tasks.tracking import MODEL_TYPES, TrackedRun, open_run
 
-Make = Callable[[Path, Report], Mapping[str, float]]
-"""Writes a stage's payload into the empty folder, reports on the way, returns summary metrics."""
-
-STAGE_TAGS = ["rlhf", "stage"]
-"""Prefect tags of every stage. One set for all: for each new set Prefect makes a client of its own
-to ask for concurrency limits, which costs two seconds on a small machine."""
+Make = Callable[[StageJob, Path, Report, Checkpoints], Mapping[str, float]]
+"""Writes a stage's payload into the empty folder, reports on the way, returns summary metrics; it
+continues from a checkpoint where there is one."""
 
 SHOWN_FILES = (
     "*.html",
@@ -53,15 +57,27 @@ def run_stage(job: StageJob, pipeline: PipelineRun, make: Make) -> Handle:
     store = Store(pipeline.store)
     inputs = {role: _open_input(handle) for role, handle in job.inputs.items()}
     started = datetime.now(UTC)
+    journal = store.work(job.key) / JOURNAL
     with (
+        beating(
+            store.folder,
+            stage=job.stage,
+            run_id=pipeline.run_id,
+            journal=journal,
+            prefect=prefect_ids(),
+        ),
         _noted(job, pipeline),
         open_run(
-            pipeline.recipe_name, job.stage, _tags(job, pipeline), parent_run_id=pipeline.run_id
+            pipeline.recipe_name,
+            job.stage,
+            _tags(job, pipeline),
+            parent_run_id=pipeline.run_id,
+            journal=journal,
         ) as run,
         _storage_faults_named(store),
     ):
         pages = _log_beginning(run, job, inputs)
-        metrics = _compute(job, run, store.stage_payload(job.key), make)
+        metrics = _compute(job, run, store, make)
         ids = RunIds(
             mlflow_run=run.run_id,
             mlflow_pipeline_run=pipeline.run_id,
@@ -70,8 +86,9 @@ def run_stage(job: StageJob, pipeline: PipelineRun, make: Make) -> Handle:
         )
         provenance = stage_provenance(job, pipeline, ids, metrics=metrics, started=started)
         artifact = store.publish(job.key, job.stage, provenance)
-        _log_end(run, artifact, provenance, pages)
+        _log_end(run, artifact, store, provenance, pages)
         _show(run, pipeline, artifact, provenance)
+    store.remove_work(job.key)
     return Handle(job.stage, artifact.path, artifact.digest, run.run_id)
 
 
@@ -86,15 +103,22 @@ def _open_input(handle: Handle) -> Artifact:
     return artifact
 
 
-def _compute(job: StageJob, run: TrackedRun, out_dir: Path, make: Make) -> Mapping[str, float]:
+def _compute(job: StageJob, run: TrackedRun, store: Store, make: Make) -> Mapping[str, float]:
     progress = Progress(job.stage)
+    checkpoints = Checkpoints(
+        store.work(job.key) / "checkpoints",
+        identity={"stage": job.stage, "fingerprint": job.fingerprint.digest},
+        every_seconds=checkpoint_seconds(),
+        notice=get_run_logger().warning,
+        before_save=run.sync,
+    )
 
     def report(step: int, metrics: Mapping[str, float]) -> None:
         run.report(step, {name: x for name, x in metrics.items() if name != PROGRESS})
         progress.report(step, metrics)
 
-    metrics = make(out_dir, report)
-    run.flush()
+    metrics = make(job, store.stage_payload(job.key), report, checkpoints)
+    run.sync()
     progress.finish()
     return metrics
 
@@ -116,16 +140,20 @@ def _log_beginning(
 ) -> dict[str, str]:
     """Settings, recipe, environment and inputs are in MLflow; returns the parents' pages."""
     run.log_settings({**job.settings, "seed": job.recipe.seed})
-    run.log_text("lineage/recipe.yaml", dump_recipe(job.recipe))
+    run.log_text(RECIPE, dump_recipe(job.recipe))
     run.log_json("lineage/environment.json", environment_record())
     run.log_json("lineage/fingerprint.json", job.fingerprint.parts())
     if "data" in inputs:
-        run.use_datasets(tables_of(inputs["data"], TABLES_USED[job.stage]))
+        run.use_datasets(tables_of(inputs["data"], tables_read(job.recipe, job.stage)))
     return run.use_models(job.inputs)
 
 
 def _log_end(
-    run: TrackedRun, artifact: Artifact, provenance: Mapping[str, Any], pages: Mapping[str, str]
+    run: TrackedRun,
+    artifact: Artifact,
+    store: Store,
+    provenance: Mapping[str, Any],
+    pages: Mapping[str, str],
 ) -> None:
     """The artifact is in MLflow: digest, provenance, what people look at, and the model."""
     run.set_tags({"artifact.digest": artifact.digest, "artifact.path": str(artifact.path)})
@@ -136,12 +164,15 @@ def _log_end(
     for file in artifact.files:
         if any(fnmatchcase(file.path, pattern) for pattern in SHOWN_FILES):
             run.log_file(artifact.path / file.path)
+    lineage = trace_folder(artifact.path, store)
+    run.log_text(LINEAGE_PAGE, lineage_page(lineage))
+    export_stage(lineage)
     description = stage_description(
-        stage=artifact.stage,
-        metrics=provenance["metrics"],
+        provenance,
         digest=artifact.digest,
+        page=run.path,
+        pipeline=run.path.replace(run.run_id, provenance["runs"]["mlflow_pipeline_run"]),
         parents=pages,
-        prefect_task_run=provenance["runs"]["prefect_task_run"],
     )
     run.describe(description)
     metrics = {name: x for name, x in provenance["metrics"].items() if x is not None}
@@ -157,13 +188,12 @@ def _show(
 ) -> None:
     """The stage run has its page in Prefect and its lines in the record of the pipeline run."""
     seconds = provenance["seconds"]
-    url = run_url(run.experiment_id, run.run_id)
     create_markdown_artifact(
         stage_page(
             stage=artifact.stage,
             metrics=provenance["metrics"],
             digest=artifact.digest,
-            url=url,
+            url=run.url,
             seconds=seconds,
         ),
         key=artifact.stage.replace("_", "-"),
@@ -177,8 +207,8 @@ def _show(
         digest=artifact.digest,
         path=str(artifact.path),
         run_id=run.run_id,
-        url=url,
-        path_in_mlflow=run_path(run.experiment_id, run.run_id),
+        url=run.url,
+        path_in_mlflow=run.path,
         metrics=provenance["metrics"],
     )
 
@@ -190,8 +220,7 @@ def _noted(job: StageJob, pipeline: PipelineRun) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        state = "failed" if isinstance(error, Exception) else "interrupted"
-        note_stage(pipeline, job.stage, state=state)
+        note_stage(pipeline, job.stage, state=end_state(error))
         raise
 
 

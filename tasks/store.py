@@ -1,5 +1,6 @@
 """The store: one folder that holds every artifact, and what was committed to it."""
 
+import contextlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping
@@ -10,9 +11,19 @@ from typing import Any
 from rlhf_core.artifacts import Artifact, open_artifact, publish_artifact, write_durably
 from rlhf_core.errors import ArtifactError
 from rlhf_core.settings.base import Stage
+from tasks.locks import hold
 
 SHORTEST_DIGEST = 6
 """Fewest characters by which a digest or run id may be named."""
+
+JOURNAL = "journal"
+"""Folder of a job's work in progress that holds what its run said to MLflow."""
+
+PUBLISHING = "publishing"
+"""Held from the rename of an artifact to its commit, and while garbage is collected."""
+
+PUBLISH_SECONDS = 3600.0
+"""How long a publish waits for another one, which hashes and syncs gigabytes at most."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +43,16 @@ class Store:
         return self.folder / "commits"
 
     @property
+    def stages(self) -> Path:
+        """Prefect's records of stage results; Prefect writes and reads them."""
+        return self.folder / "stages"
+
+    @property
+    def locks(self) -> Path:
+        """One file per lock that is held."""
+        return self.folder / "locks"
+
+    @property
     def runs(self) -> Path:
         """One record per pipeline run: the state of each stage."""
         return self.folder / "runs"
@@ -40,34 +61,79 @@ class Store:
         """Where the artifact with this digest is, or would be."""
         return self.objects / digest
 
+    def work(self, key: str) -> Path:
+        """What the job `key` keeps while it is in progress: payload, checkpoints, journal."""
+        return self.folder / "work" / key
+
+    def lock(self, key: str) -> Path:
+        """The lock that whoever makes the result of the job `key` holds."""
+        return self.locks / f"{key}.lock"
+
     def stage_payload(self, key: str) -> Path:
         """An empty folder to write the payload of the job `key` into; what lay there is gone."""
-        payload = self._work(key) / "payload"
+        payload = self.work(key) / "payload"
         if payload.exists():
             shutil.rmtree(payload)
         payload.mkdir(parents=True)
         return payload
 
     def publish(self, key: str, stage: Stage, provenance: Mapping[str, Any]) -> Artifact:
-        """Publish the payload of the job `key` and commit it; its work folder is removed.
+        """Publish the payload of the job `key` and commit it; its checkpoints are removed.
 
         A kill before the commit leaves an object that nothing names yet; after it, a finished job.
         """
-        artifact = publish_artifact(
-            self._work(key) / "payload", self.objects, stage=stage, provenance=provenance
-        )
-        commit = {"digest": artifact.digest, **provenance}
-        write_durably(self.commits / f"{key}.json", _json_bytes(commit))
-        shutil.rmtree(self._work(key))
+        with hold(self.lock(PUBLISHING), wait_seconds=PUBLISH_SECONDS):
+            artifact = publish_artifact(
+                self.work(key) / "payload", self.objects, stage=stage, provenance=provenance
+            )
+            commit = {"digest": artifact.digest, **provenance}
+            write_durably(self.commits / f"{key}.json", _json_bytes(commit))
+        shutil.rmtree(self.work(key) / "checkpoints", ignore_errors=True)
         return artifact
 
+    def remove_work(self, key: str) -> None:
+        """Nothing of the job `key` is left but a journal that MLflow does not have all of yet."""
+        work = self.work(key)
+        for part in work.iterdir() if work.is_dir() else ():
+            if part.name != JOURNAL:
+                shutil.rmtree(part, ignore_errors=True)
+        with contextlib.suppress(OSError):  # the journal is there, or nothing is
+            work.rmdir()
+
+    def read_commit(self, key: str) -> dict[str, Any] | None:
+        """The commit of the job `key`, or None where it was never finished; checked to be one."""
+        path = self.commits / f"{key}.json"
+        try:
+            commit = json.loads(path.read_text(encoding="utf-8"))
+            commit["digest"], commit["stage"], commit["runs"]["mlflow_run"], commit["fingerprint"]
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ArtifactError(
+                f"{path} is damaged ({type(error).__name__}: {error}), so the result that it names "
+                "is not used. Run its recipe again, which writes it anew."
+            ) from error
+        return dict(commit)
+
     def commit_records(self) -> Iterator[dict[str, Any]]:
-        """Every commit, newest first."""
-        return _records(self.commits)
+        """Every commit that can be read, newest first."""
+        for path in _newest_first(self.commits):
+            with contextlib.suppress(ArtifactError):
+                commit = self.read_commit(path.stem)
+                if commit is not None:
+                    yield commit
 
     def write_run(self, run_id: str, record: Mapping[str, Any]) -> None:
         """Replace the record of one pipeline run."""
         write_durably(self.runs / f"{run_id}.json", _json_bytes(record))
+
+    def write_recipe(self, run_id: str, recipe: str) -> None:
+        """Keep the whole recipe of a pipeline run beside its record."""
+        write_durably(self.recipe_path(run_id), recipe.encode())
+
+    def recipe_path(self, run_id: str) -> Path:
+        """The recipe of a pipeline run, every value written out."""
+        return self.runs / f"{run_id}.yaml"
 
     def read_run(self, run_id: str) -> dict[str, Any]:
         """The record of one pipeline run."""
@@ -75,8 +141,12 @@ class Store:
         return record
 
     def run_records(self) -> Iterator[dict[str, Any]]:
-        """Every pipeline run, newest first."""
-        return _records(self.runs)
+        """Every pipeline run whose record can be read, newest first."""
+        for path in _newest_first(self.runs):
+            with contextlib.suppress(ValueError, FileNotFoundError):  # damaged, or removed just now
+                record = json.loads(path.read_text(encoding="utf-8"))
+                if isinstance(record, dict):
+                    yield record
 
     def find_artifact(self, name: str) -> Artifact:
         """The artifact named by its digest or the start of it."""
@@ -92,16 +162,18 @@ class Store:
             )
         return open_artifact(matches[0])
 
-    def _work(self, key: str) -> Path:
-        return self.folder / "work" / key
+
+def _newest_first(folder: Path) -> list[Path]:
+    """Records of the folder; one that vanishes meanwhile counts as old."""
+    paths = [path for path in folder.glob("*.json") if not path.name.startswith(".")]
+    return sorted(paths, key=_written_at, reverse=True)
 
 
-def _records(folder: Path) -> Iterator[dict[str, Any]]:
-    if not folder.is_dir():
-        return
-    paths = (path for path in folder.glob("*.json") if not path.name.startswith("."))
-    for path in sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True):
-        yield json.loads(path.read_text(encoding="utf-8"))
+def _written_at(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def _json_bytes(value: object) -> bytes:

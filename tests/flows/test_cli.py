@@ -42,6 +42,43 @@ def test_check_loads_no_library_that_trains(tiny_recipe):
     assert modules_after(code) == set()
 
 
+def test_a_plan_loads_neither_prefect_nor_mlflow_nor_torch(tiny_recipe, tmp_path):
+    arguments = ["plan", str(tiny_recipe), "--store", str(tmp_path)]
+    code = f"from flows.cli import cli\ncli.main({arguments!r}, standalone_mode=False)"
+    assert modules_after(code) == set()
+
+
+def test_an_empty_store_has_nothing_to_list_or_free(tmp_path):
+    for command in (("ls",), ("du",), ("gc",)):
+        done = rlhf("store", *command, "--store", tmp_path / "new")
+        assert (done.returncode, done.stderr) == (0, "")
+    assert "0 B were freed" in done.stdout
+
+
+def test_a_schedule_is_a_cron_or_an_interval(tiny_recipe):
+    done = rlhf("serve", tiny_recipe)
+    assert done.returncode == USERS_FAULT
+    assert "Give one of --cron" in done.stderr
+    done = rlhf("serve", tiny_recipe, "--interval", "soon")
+    assert done.returncode == USERS_FAULT
+    assert "'soon' is no span of time" in done.stderr
+
+
+def test_a_deployment_needs_a_server_that_stays_up(tiny_recipe, tmp_path):
+    done = rlhf("deploy", tiny_recipe, "--pool", "gpu", "--store", tmp_path)
+    assert done.returncode == USERS_FAULT
+    assert "PREFECT_API_URL is not set" in done.stderr
+
+
+def test_a_stage_beyond_the_recipes_last_cannot_be_forced(tiny_recipe, tmp_path):
+    done = rlhf(
+        *("run", tiny_recipe, "--store", tmp_path),
+        *("--set", "last_stage=sft", "--force", "ppo"),
+    )
+    assert done.returncode == USERS_FAULT
+    assert "the recipe ends at sft" in done.stderr
+
+
 def test_check_prints_the_data_report_and_keeps_nothing(tiny_recipe, tmp_path):
     done = rlhf("check", tiny_recipe, "--json", TMPDIR=str(tmp_path))
 
@@ -84,7 +121,13 @@ def test_a_store_that_cannot_be_made_is_a_storage_fault(tiny_recipe, tmp_path):
     assert "cannot be made" in done.stderr
 
 
-@pytest.mark.parametrize("command", ["run", "check", "lineage", "runs", "ui", "recipe"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("run", "plan", "rerun", "check", "lineage", "runs", "store", "ui"),
+        *("serve", "deploy", "recipe"),
+    ],
+)
 def test_every_command_explains_itself(command):
     done = rlhf(command, "--help")
     assert done.returncode == 0

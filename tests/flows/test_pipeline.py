@@ -2,6 +2,7 @@
 
 import json
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from tests.flows.command import rlhf, start_rlhf
 pytestmark = pytest.mark.slow
 
 LONGEST_WAIT_SECONDS = 120
+LONGEST_REUSE_SECONDS = 10
 
 
 @pytest.fixture
@@ -51,6 +53,7 @@ def test_a_recipe_runs_to_the_end_twice_with_the_same_bits_and_traces_to_its_fil
     runs = rlhf("runs", "--store", tmp_path / "a")
     assert digests["evaluation"][:12] in runs.stdout
     check_samples(tmp_path / "a", digests)
+    check_reuse(tiny_recipe, tmp_path / "a", digests)
 
 
 def check_samples(store: Path, digests: dict[str, str]) -> None:
@@ -65,6 +68,22 @@ def check_samples(store: Path, digests: dict[str, str]) -> None:
     assert refused.returncode == 2
     assert "holds no policy" in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+def check_reuse(recipe: Path, store: Path, digests: dict[str, str]) -> None:
+    """The same recipe again is answered from the store, without any server, and a plan says why."""
+    started = time.monotonic()
+    again = rlhf("run", recipe, "--store", store, PREFECT_API_URL="http://127.0.0.1:9/api")
+    assert time.monotonic() - started < LONGEST_REUSE_SECONDS
+    assert again.returncode == 0, again.stderr
+    assert "All five stages were reused" in again.stdout
+    assert all(digest[:12] in again.stdout for digest in digests.values())
+    listed = json.loads(rlhf("store", "ls", "--store", store, "--json").stdout)
+    assert {artifact["digest"] for artifact in listed} == set(digests.values())
+    plan = rlhf("plan", recipe, "--store", store, "--set", "ppo.kl_coef=0.25", "--json")
+    planned = {stage["stage"]: stage for stage in json.loads(plan.stdout)["stages"]}
+    assert planned["reward_model"]["digest"] == digests["reward_model"]
+    assert planned["ppo"]["reasons"] == ["ppo.kl_coef: 0.05 -> 0.25"]
 
 
 def stage_state(store: Path, stage: str) -> str | None:

@@ -23,7 +23,9 @@ def make_fake_data(settings, model, *, out_dir, report, seed) -> Mapping[str, fl
     return {"rows": 2.0}
 
 
-def make_fake_model(settings, model, *, out_dir, report, seed, **inputs) -> Mapping[str, float]:
+def make_fake_model(
+    settings, model, *, out_dir, report, seed, checkpoints=None, **inputs
+) -> Mapping[str, float]:
     (out_dir / "model.safetensors").write_bytes(f"seed {seed}".encode())
     for step in (1, 2, 3):
         report(step, {"loss": 1 / step, "progress": step / 3})

@@ -79,7 +79,7 @@ def package(tmp_path: Path) -> Path:
 
 def code_of(package: Path, stage: Stage) -> dict[str, str]:
     code_digests.cache_clear()
-    return code_digests(package, (f"rlhf_core.stages.{stage}",))
+    return code_digests((("rlhf_core", package),), (f"rlhf_core.stages.{stage}",))
 
 
 def test_the_code_of_a_stage_is_what_it_imports_in_the_package(package: Path):
@@ -119,3 +119,27 @@ def test_the_content_of_a_folder_is_its_names_and_bytes(tmp_path: Path):
     renamed = content_digest(folder)
     (folder / "b").write_text("2")
     assert len({before, renamed, content_digest(folder)}) == 3
+
+
+def test_a_grader_outside_the_core_counts_with_what_it_imports_in_its_package(
+    tmp_path, monkeypatch, tiny_recipe
+):
+    package = tmp_path / "grading_of_mine"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise RuntimeError('imported')\n")
+    (package / "grades.py").write_text("from .words import good\n\ndef grade(): return good\n")
+    (package / "words.py").write_text("good = 1\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    recipe = load_recipe(tiny_recipe, ["evaluation.gold=grading_of_mine.grades:grade"])
+
+    def grader() -> dict[str, str]:
+        code_digests.cache_clear()
+        code = stage_fingerprint(recipe, "evaluation", {}).code
+        return {name: x for name, x in code.items() if name.startswith("grading_of_mine")}
+
+    before = grader()
+    assert set(before) == {f"grading_of_mine{part}" for part in ("", ".grades", ".words")}
+    (package / "words.py").write_text("good = 2\n")
+    after = grader()
+    assert {name for name in after if after[name] != before[name]} == {"grading_of_mine.words"}
+    assert "grading_of_mine" not in str(stage_fingerprint(recipe, "ppo", {}).code)

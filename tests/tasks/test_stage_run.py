@@ -108,6 +108,7 @@ def test_mlflow_has_every_reported_step_and_the_files_people_read(run_pipeline, 
     assert {Path(item.path).name for item in lineage} == {
         "environment.json",
         "fingerprint.json",
+        "lineage.html",
         "manifest.json",
         "provenance.json",
         "recipe.yaml",

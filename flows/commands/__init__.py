@@ -1,0 +1,1 @@
+"""The commands of `rlhf`, one module per topic; `flows.cli` puts them together."""
