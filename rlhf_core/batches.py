@@ -48,15 +48,19 @@ class Encoder:
         The ids come from the joined text where its beginning tokenizes as the prompt alone does,
         which keeps the spaces of any tokenizer; else from the response alone.
         """
+        different = list(dict.fromkeys(prompts))
+        prefixes = dict(zip(different, self.prompts(different), strict=True))
         texts = [self._prefixed(response) for response in responses]
         queries = [self._query(prompt) for prompt in prompts]
         joined = self._ids([a + b for a, b in zip(queries, texts, strict=True)], special=True)
-        alone = self._ids(texts, special=False)
-        prefixes = self._ids(queries, special=True)
-        return [
-            [*(whole[len(prefix) :] if whole[: len(prefix)] == prefix else own), self.eos_token_id]
-            for whole, prefix, own in zip(joined, prefixes, alone, strict=True)
+        rows = [
+            _continued(whole, prefixes[prompt])
+            for prompt, whole in zip(prompts, joined, strict=True)
         ]
+        missing = [text for text, row in zip(texts, rows, strict=True) if row is None]
+        alone = iter(self._ids(missing, special=False))
+        end = self.eos_token_id
+        return [[*(next(alone) if row is None else row), end] for row in rows]
 
     def fitting(
         self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
@@ -88,8 +92,14 @@ class Encoder:
             return []  # the tokenizer fails on no texts at all
         encoded = self.tokenizer(texts, add_special_tokens=special, return_attention_mask=False)
         rows = cast(list[list[int]], encoded["input_ids"])
-        ends = special and any(row and row[-1] == self.eos_token_id for row in rows)
-        return [row[:-1] if row[-1] == self.eos_token_id else row for row in rows] if ends else rows
+        end = self.eos_token_id
+        ends = special and any(row and row[-1] == end for row in rows)
+        return [row[:-1] if row[-1] == end else row for row in rows] if ends else rows
+
+
+def _continued(whole: list[int], prefix: list[int]) -> list[int] | None:
+    """What follows `prefix` in `whole`, which may not begin with it."""
+    return whole[len(prefix) :] if whole[: len(prefix)] == prefix else None
 
 
 def trained_tokenizer(

@@ -14,6 +14,7 @@ from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from torch import Tensor, nn
 from transformers import (
     DynamicCache,
+    GenerationConfig,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
@@ -69,9 +70,14 @@ def new_policy(
     return policy
 
 
-def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Ids that end a response: the tokenizer's own first, then those the model was trained with."""
-    trained = getattr(model.generation_config, "eos_token_id", None)
+def end_token_ids(
+    generation: GenerationConfig | None, tokenizer: PreTrainedTokenizerBase
+) -> list[int]:
+    """Ids that end a response: the tokenizer's own first, then those the policy was trained with.
+
+    `generation` is the policy's generation config.
+    """
+    trained = getattr(generation, "eos_token_id", None)
     others = trained if isinstance(trained, list) else [] if trained is None else [trained]
     own = cast(int, tokenizer.eos_token_id)
     return [own, *(token for token in others if token not in (own, tokenizer.pad_token_id))]

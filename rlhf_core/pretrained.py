@@ -154,7 +154,7 @@ def save_model(model: PreTrainedModel, folder: Path) -> None:
 
 def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write a policy and its tokenizer so that `generate` samples plainly from it (detail P3)."""
-    ends = end_token_ids(model, tokenizer)
+    ends = end_token_ids(model.generation_config, tokenizer)
     model.generation_config = GenerationConfig(
         do_sample=True,
         temperature=1.0,

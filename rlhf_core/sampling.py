@@ -42,7 +42,9 @@ def sample_texts(
                 f"The prompt {prompt[:40]!r}… has {len(row)} tokens, but the policy was trained on "
                 f"at most {model.max_prompt_tokens}: shorten it."
             )
-    special = SpecialTokens(end_token_ids(policy, tokenizer), encoder.pad_token_id)
+    special = SpecialTokens(
+        end_token_ids(policy.generation_config, tokenizer), encoder.pad_token_id
+    )
     sequences = sample_in_batches(
         policy,
         ids,

@@ -231,7 +231,7 @@ def test_a_real_models_greedy_stories_are_the_librarys():
     assert isinstance(policy, LlamaForCausalLM)
     encoder = Encoder(tokenizer, ModelSettings(base=str(STORIES)))
     prompts = encoder.prompts(["Once upon a time", "Lily found a", "The dog"])
-    ends = end_token_ids(policy, tokenizer)
+    ends = end_token_ids(policy.generation_config, tokenizer)
     assert ends == [2, 1]  # the tokenizer's own, and the one that the stories ended with
     sampled = sample_responses(
         policy,

@@ -220,14 +220,14 @@ def test_a_saved_policy_is_loaded_with_its_weights_and_its_tokenizer(tmp_path):
 def test_responses_end_as_the_tokenizer_says_and_as_the_model_was_trained(trained, ends):
     policy = tiny_policy()
     policy.generation_config.eos_token_id = trained
-    assert end_token_ids(policy, words()) == ends  # 0 pads, and never ends
+    assert end_token_ids(policy.generation_config, words()) == ends  # 0 pads, and never ends
 
 
 def test_two_ends_of_a_response_are_saved_and_loaded(tmp_path):
     policy = tiny_policy()
     policy.generation_config.eos_token_id = [7, 1]
     save_policy(policy, words(), tmp_path)
-    assert end_token_ids(load_policy(tmp_path), words()) == [1, 7]
+    assert end_token_ids(load_policy(tmp_path).generation_config, words()) == [1, 7]
 
 
 def test_the_digest_changes_with_a_single_number():

@@ -94,7 +94,9 @@ def evaluate(
     device = make_accelerator().device
     reference = load_policy(sft).eval().to(device)
     policy = load_policy(ppo).eval().to(device)
-    special = SpecialTokens(end_token_ids(reference, encoder.tokenizer), encoder.pad_token_id)
+    special = SpecialTokens(
+        end_token_ids(reference.generation_config, encoder.tokenizer), encoder.pad_token_id
+    )
     scorer = load_scalar_model(reward_model).eval().to(device)
     judge = Judge(scorer, _missing_eos_score(ppo), gold, special, settings.batch_size)
     few, count = prompts.first(settings.best_of_n_prompts), settings.best_of_n

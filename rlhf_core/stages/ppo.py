@@ -62,7 +62,9 @@ def make_ppo(
     encoder = Encoder(tokenizer, model)
     accelerator = make_accelerator()
     models = load_models(settings, sft, reward_model, seed=seed)
-    special = SpecialTokens(end_token_ids(models.reference, tokenizer), encoder.pad_token_id)
+    special = SpecialTokens(
+        end_token_ids(models.reference.generation_config, tokenizer), encoder.pad_token_id
+    )
     texts, prompts = fitting_prompts(encoder, list(read_prompts(data, "train").prompt))
     for part in (models.policy, models.reference, models.reward_model, models.value_model):
         part.to(accelerator.device)

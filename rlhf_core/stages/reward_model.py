@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 from peft import TaskType
+from transformers import GenerationConfig
 
 from rlhf_core.batches import Encoder, SpecialTokens
 from rlhf_core.checkpoints import Checkpoints
@@ -13,7 +14,6 @@ from rlhf_core.errors import DataError
 from rlhf_core.history import recorded
 from rlhf_core.models import end_token_ids, merged, with_lora
 from rlhf_core.pretrained import (
-    load_policy,
     load_tokenizer,
     new_scalar_model,
     save_model,
@@ -45,7 +45,9 @@ def make_reward_model(
     """Write the reward model, its tokenizer, its training's record and scorecard into `out_dir`."""
     tokenizer = load_tokenizer(sft)
     encoder = Encoder(tokenizer, model)
-    special = SpecialTokens(end_token_ids(load_policy(sft), tokenizer), encoder.pad_token_id)
+    special = SpecialTokens(
+        end_token_ids(GenerationConfig.from_pretrained(sft), tokenizer), encoder.pad_token_id
+    )
     accelerator = make_accelerator()
     reward_model = new_scalar_model(sft, seed=seed)
     if settings.lora is not None:

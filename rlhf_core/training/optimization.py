@@ -146,7 +146,8 @@ def _gradients_side_by_side(
         found = [grads[index] for _, grads in done]
         grads = [grad for grad in found if grad is not None]
         if grads:
-            parameter.grad = torch.stack(grads).sum(dim=0).div_(total)
+            whole = grads[0] if len(grads) == 1 else torch.stack(grads).sum(dim=0)
+            parameter.grad = whole / total
     return [part._replace(loss=part.loss.detach()) for part, _ in done]
 
 
