@@ -13,6 +13,7 @@ from rlhf_core.settings.recipe import Recipe
 from tasks.commits import reused_facts
 from tasks.environment import (
     CHECKPOINT_VARIABLE,
+    check_store_room,
     make_store_folder,
     mlflow_is_served,
     prepare_environment,
@@ -71,6 +72,7 @@ def _run(
     taken: Mapping[Stage, str],
     as_json: bool,
 ) -> dict[str, Any]:
+    check_store_room(folder)
     with console.stdout_is_ours(as_json=as_json):
         from flows.rlhf import rlhf_pipeline
 

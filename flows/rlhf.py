@@ -7,7 +7,7 @@ from prefect import flow, runtime
 from rlhf_core.settings.base import Stage
 from rlhf_core.settings.recipe import Recipe
 from tasks.data import run_data
-from tasks.environment import make_store_folder
+from tasks.environment import check_store_room, make_store_folder
 from tasks.evaluation import run_evaluation
 from tasks.handles import Handle, PipelineRun, stage_job
 from tasks.pipeline import open_pipeline
@@ -32,6 +32,7 @@ def rlhf_pipeline(
     are what its last attempt had finished.
     """
     make_store_folder(store)
+    check_store_room(store)
     if runtime.flow_run.run_count > 1:
         taken = stages_of_attempt(Store(store), str(runtime.flow_run.id)) or taken
     with open_pipeline(recipe, store, force=force, taken=taken or {}) as pipeline:

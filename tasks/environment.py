@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from rlhf_core.errors import StorageError, UserError
+from rlhf_core.folders import check_room
 
 STORE_VARIABLE = "RLHF_STORE"
 DEFAULT_STORE = Path("rlhf-store")
@@ -107,6 +108,18 @@ def shared_environment() -> dict[str, str]:
     ]
     given = {name: os.environ[name] for name in names if name in os.environ}
     return {name: value for name, value in given.items() if "@" not in value}
+
+
+LEAST_FREE_BYTES = 64 * 2**20
+"""What a run of the smallest recipe writes fits in it, databases of MLflow and Prefect included."""
+
+
+def check_store_room(store: Path) -> None:
+    """The store takes files, and has room for a run to begin; StorageError where not.
+
+    Asked before Prefect starts, whose own server waits minutes for a full disk.
+    """
+    check_room(store, LEAST_FREE_BYTES)
 
 
 def make_store_folder(store: Path) -> None:

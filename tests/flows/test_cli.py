@@ -1,12 +1,15 @@
 """The command tells faults in one sentence, with the exit code that says whose they are."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from rlhf_core.errors import StorageError
+from tasks import environment
 from tests.flows.command import rlhf
 
 USERS_FAULT = 2
@@ -119,6 +122,14 @@ def test_a_store_that_cannot_be_made_is_a_storage_fault(tiny_recipe, tmp_path):
     done = rlhf("run", tiny_recipe, "--store", tmp_path / "file" / "store")
     assert done.returncode == 4
     assert "cannot be made" in done.stderr
+
+
+def test_a_disk_without_room_is_refused_with_both_numbers(tmp_path, monkeypatch):
+    environment.check_store_room(tmp_path)
+    room = shutil.disk_usage(tmp_path).free
+    monkeypatch.setattr(environment, "LEAST_FREE_BYTES", 2 * room)
+    with pytest.raises(StorageError, match=r"[\d,]+ bytes free, but [\d,]+ are needed"):
+        environment.check_store_room(tmp_path)
 
 
 @pytest.mark.parametrize(
