@@ -149,7 +149,7 @@ def publish_folder(staged: Path, target: Path) -> bool:
         if (target / MANIFEST).exists():
             return False
         hint = (
-            "they lie on different file systems, and only within one is a folder moved at once. "
+            "They lie on different file systems, and only within one is a folder moved at once. "
             if error.errno == errno.EXDEV
             else ""
         )
