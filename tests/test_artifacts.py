@@ -86,24 +86,14 @@ def test_nothing_is_published_when_the_rename_fails(
 
 
 def test_payload_files_are_synced_before_the_rename_and_the_parent_after(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, disk_events: list[str]
 ):
-    events: list[str] = []
-    fsync, rename = os.fsync, Path.rename
-
-    def noting_fsync(descriptor: int) -> None:
-        events.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
-        fsync(descriptor)
-
-    def noting_rename(self: Path, target: Path) -> Path:
-        events.append("rename")
-        return rename(self, target)
-
-    monkeypatch.setattr(os, "fsync", noting_fsync)
-    monkeypatch.setattr(Path, "rename", noting_rename)
     publish_artifact(staged(tmp_path / "work"), tmp_path / "objects", stage="ppo", provenance={})
 
-    before, after = events[: events.index("rename")], events[events.index("rename") + 1 :]
+    before, after = (
+        disk_events[: disk_events.index("rename")],
+        disk_events[disk_events.index("rename") + 1 :],
+    )
     assert set(before) == {
         "config.json",
         "model.safetensors",

@@ -262,24 +262,15 @@ def test_what_a_kill_left_of_a_save_or_a_removal_is_gone_at_the_start(folder: Pa
     assert all(path.name.startswith("step-") for path in folder.iterdir())
 
 
-def test_every_file_is_on_the_disk_before_the_rename_and_the_folder_after(tmp_path, monkeypatch):
+def test_every_file_is_on_the_disk_before_the_rename_and_the_folder_after(tmp_path, disk_events):
     checkpoints = opened(tmp_path / "checkpoints")
-    events: list[str] = []
-    fsync, rename = os.fsync, Path.rename
-
-    def noting_fsync(descriptor: int) -> None:
-        events.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
-        fsync(descriptor)
-
-    def noting_rename(self: Path, target: Path) -> Path:
-        events.append("rename")
-        return rename(self, target)
-
-    monkeypatch.setattr(os, "fsync", noting_fsync)
-    monkeypatch.setattr(Path, "rename", noting_rename)
+    disk_events.clear()
     save(checkpoints, 1)
 
-    before, after = events[: events.index("rename")], events[events.index("rename") + 1 :]
+    before, after = (
+        disk_events[: disk_events.index("rename")],
+        disk_events[disk_events.index("rename") + 1 :],
+    )
     assert before[-1].startswith(".stage-1-")
     assert set(before[:-1]) == {*FILES, MANIFEST}
     assert after == ["checkpoints"]
