@@ -106,7 +106,7 @@ def test_an_oversized_line_is_one_fault_and_counts_as_one_line(tmp_path):
     "name,content,said",
     [
         ("a.jsonl", b"", "is empty"),
-        ("a.jsonl", gzip.compress(b"{}"), "named as plain text but holds gzip"),
+        ("a.jsonl", gzip.compress(b"{}", mtime=0), "named as plain text but holds gzip"),
         ("a.jsonl.gz", b'{"a": 1}', "named as gzip but holds plain text"),
         ("a.parquet", b'{"a": 1}', "named as Parquet but holds plain text"),
         ("a.parquet", b"PAR1 and no more", "cannot be read as Parquet"),
@@ -114,7 +114,11 @@ def test_an_oversized_line_is_one_fault_and_counts_as_one_line(tmp_path):
         ("a.jsonl.zst", b"\x28\xb5\x2f\xfd....", "is a zstd file"),
         ("a.jsonl", "{}".encode("utf-16"), "is UTF-16 text"),
         ("a.jsonl", '{"a": 1}'.encode("utf-16-le"), "is UTF-16 text"),
-        ("a.jsonl.gz", gzip.compress(lines(*ROWS) * 50)[:-20], "the file ends or breaks here"),
+        (
+            "a.jsonl.gz",
+            gzip.compress(lines(*ROWS) * 50, mtime=0)[:-20],
+            "the file ends or breaks here",
+        ),
     ],
 )
 def test_a_file_of_another_kind_is_refused_by_name(tmp_path, name, content, said):
