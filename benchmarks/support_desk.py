@@ -19,6 +19,7 @@ from statistics import fmean
 
 from rlhf_core.recipes import load_recipe
 from rlhf_core.report import ignore
+from rlhf_core.settings.base import Settings, Stage
 from rlhf_core.settings.recipe import Recipe
 from rlhf_core.stages.data import make_data
 from rlhf_core.stages.evaluation import make_evaluation
@@ -86,56 +87,24 @@ def measure(recipe: Recipe, folder: Path) -> Figures:
     """Run all stages of `recipe` below `folder`; gives their summary figures and seconds."""
     figures: Figures = {"seed": recipe.seed}
 
-    def timed(stage: str, make: Callable[[Path], dict[str, float]]) -> Path:
+    def timed(
+        stage: Stage, make: Callable[..., dict[str, float]], settings: Settings, **inputs: Path
+    ) -> Path:
         out_dir = folder / stage
         out_dir.mkdir(parents=True)
         started = time.monotonic()
-        figures.update(make(out_dir))
+        figures.update(
+            make(settings, recipe.model, **inputs, out_dir=out_dir, report=ignore, seed=recipe.seed)
+        )
         figures[f"{stage}_seconds"] = time.monotonic() - started
         return out_dir
 
-    model, seed = recipe.model, recipe.seed
-    data = timed(
-        "data",
-        lambda out: make_data(recipe.data, model, out_dir=out, report=ignore, seed=seed),
-    )
-    sft = timed(
-        "sft",
-        lambda out: make_sft(recipe.sft, model, data=data, out_dir=out, report=ignore, seed=seed),
-    )
-    reward_model = timed(
-        "reward_model",
-        lambda out: make_reward_model(
-            recipe.reward_model, model, data=data, sft=sft, out_dir=out, report=ignore, seed=seed
-        ),
-    )
-    ppo = timed(
-        "ppo",
-        lambda out: make_ppo(
-            recipe.ppo,
-            model,
-            data=data,
-            sft=sft,
-            reward_model=reward_model,
-            out_dir=out,
-            report=ignore,
-            seed=seed,
-        ),
-    )
-    timed(
-        "evaluation",
-        lambda out: make_evaluation(
-            recipe.evaluation,
-            model,
-            data=data,
-            sft=sft,
-            reward_model=reward_model,
-            ppo=ppo,
-            out_dir=out,
-            report=ignore,
-            seed=seed,
-        ),
-    )
+    data = timed("data", make_data, recipe.data)
+    sft = timed("sft", make_sft, recipe.sft, data=data)
+    reward_model = timed("reward_model", make_reward_model, recipe.reward_model, data=data, sft=sft)
+    made = {"data": data, "sft": sft, "reward_model": reward_model}
+    ppo = timed("ppo", make_ppo, recipe.ppo, **made)
+    timed("evaluation", make_evaluation, recipe.evaluation, **made, ppo=ppo)
     figures["accuracy_ceiling"] = ceiling(data)
     stages = ("sft", "reward_model", "ppo")
     figures["training_seconds"] = sum(figures[f"{stage}_seconds"] for stage in stages)

@@ -24,6 +24,7 @@ from rlhf_core.folders import (
     digest,
     files_below,
     listed,
+    pretty_json,
     publish_folder,
     read_listed,
     remove_folder,
@@ -90,7 +91,7 @@ def publish_artifact(
             shutil.rmtree(staged)
             return equal
     (staged / MANIFEST).write_bytes(manifest)
-    (staged / PROVENANCE).write_text(_pretty_json(provenance), encoding="utf-8")
+    (staged / PROVENANCE).write_bytes(pretty_json(provenance))
     if not publish_folder(staged, published):
         shutil.rmtree(staged)  # an equal run was faster
     return open_artifact(published, stage)
@@ -183,10 +184,6 @@ def _refuse_first(artifact: Artifact, found: Iterator[Difference]) -> None:
             f"{artifact.path / difference.file} is damaged: expected {difference.expected}, found "
             f"{difference.found}. Remove {artifact.path} and run stage '{artifact.stage}' again."
         )
-
-
-def _pretty_json(value: object) -> str:
-    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
 
 
 def _needed(expected: Stage | None) -> str:

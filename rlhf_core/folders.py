@@ -49,6 +49,11 @@ def canonical_json(value: object) -> bytes:
     return text.encode()
 
 
+def pretty_json(value: object) -> bytes:
+    """JSON for people to read, in a file of its own."""
+    return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
+
+
 def digest(value: object) -> str:
     """SHA-256 of the canonical JSON of `value`."""
     return hashlib.sha256(canonical_json(value)).hexdigest()

@@ -5,6 +5,7 @@ What the user has set wins. Nothing here reports to anybody outside the machine.
 
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from rlhf_core.errors import StorageError, UserError
@@ -77,21 +78,30 @@ def prepare_environment(store: Path) -> None:
         os.environ["_MLFLOW_SERVER_ARTIFACT_ROOT"] = (store / "mlflow-artifacts").as_uri()
 
 
-def checkpoint_seconds() -> float:
-    """How often a training stage saves its state: RLHF_CHECKPOINT_SECONDS, else a minute."""
-    given = os.environ.get(CHECKPOINT_VARIABLE)
+def seconds_given(
+    variable: str, default: float, *, allowed: Callable[[float], bool], expected: str
+) -> float:
+    """What an environment variable says; UserError where that is not an `allowed` number."""
+    given = os.environ.get(variable)
     if given is None:
-        return CHECKPOINT_SECONDS
+        return default
     try:
         seconds = float(given)
     except ValueError:
         seconds = math.nan
-    if not seconds >= 0:
-        raise UserError(
-            f"{CHECKPOINT_VARIABLE}={given!r} is not a number of seconds: give one that is 0 or "
-            "more, where 0 saves after every step."
-        )
+    if not allowed(seconds):
+        raise UserError(f"{variable}={given!r} is not a number of seconds{expected}")
     return seconds
+
+
+def checkpoint_seconds() -> float:
+    """How often a training stage saves its state: RLHF_CHECKPOINT_SECONDS, else a minute."""
+    return seconds_given(
+        CHECKPOINT_VARIABLE,
+        CHECKPOINT_SECONDS,
+        allowed=lambda seconds: seconds >= 0,
+        expected=": give one that is 0 or more, where 0 saves after every step.",
+    )
 
 
 def shared_environment() -> dict[str, str]:

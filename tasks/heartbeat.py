@@ -4,7 +4,7 @@ A record whose process is gone, or whose beats have ended, is what the reaper en
 """
 
 import json
-import os
+import math
 import threading
 import time
 import uuid
@@ -14,7 +14,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from rlhf_core.errors import UserError
+from rlhf_core.folders import write_durably
+from tasks.environment import seconds_given
 from tasks.locks import Holder, this_process
 
 HEARTBEAT_VARIABLE = "RLHF_HEARTBEAT_SECONDS"
@@ -154,28 +155,18 @@ def owners(store: Path) -> Iterator[tuple[Path, Owner]]:
 
 
 def write_owner(path: Path, owner: Owner) -> None:
-    """The record is in the file; readers see it whole. It need not outlive a power cut."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staged = path.with_name(f".{path.name}.{os.getpid()}")
-    staged.write_text(json.dumps(asdict(owner)), encoding="utf-8")
-    staged.replace(path)
+    """The record is in the file; readers see it whole."""
+    write_durably(path, json.dumps(asdict(owner)).encode())
 
 
 def heartbeat_seconds() -> float:
     """Time between two beats: RLHF_HEARTBEAT_SECONDS, else half a minute."""
-    given = os.environ.get(HEARTBEAT_VARIABLE)
-    if given is None:
-        return HEARTBEAT_SECONDS
-    try:
-        seconds = float(given)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise UserError(
-            f"{HEARTBEAT_VARIABLE}={given!r} is not a number of seconds above 0: give one, or "
-            "leave it out."
-        )
-    return seconds
+    return seconds_given(
+        HEARTBEAT_VARIABLE,
+        HEARTBEAT_SECONDS,
+        allowed=lambda seconds: 0 < seconds < math.inf,
+        expected=" above 0: give one, or leave it out.",
+    )
 
 
 def pid_namespace() -> str:

@@ -10,7 +10,7 @@ import os
 import struct
 import threading
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,10 +31,11 @@ class Placed(NamedTuple):
 class Journal:
     """The one writer of a journal file; `end` is where its last whole record ends.
 
-    Opening waits for nobody: BlockingIOError where another process writes or ships it.
+    Opening waits for nobody: BlockingIOError where another process writes or ships it. Each record
+    that is there is given to `each`.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, each: Callable[[Record], object] = lambda _: None) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
         self._one_at_a_time = threading.Lock()
@@ -43,7 +44,10 @@ class Journal:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.fstat(self._file).st_nlink == 0:
                 raise BlockingIOError(f"{path} was removed by whoever shipped it")
-            self.end = _end_of_records(path)
+            self.end = 0
+            for placed in read_records(path):
+                each(placed.record)
+                self.end = placed.end
             self.cut = os.fstat(self._file).st_size - self.end
             os.ftruncate(self._file, self.end)
         except OSError:
@@ -88,13 +92,6 @@ def read_records(path: Path, start: int = 0) -> Iterator[Placed]:
                 return
             end += _HEAD.size + length
             yield Placed(json.loads(payload), end)
-
-
-def _end_of_records(path: Path) -> int:
-    end = 0
-    for placed in read_records(path):
-        end = placed.end
-    return end
 
 
 def _checksum(payload: bytes) -> int:

@@ -17,6 +17,7 @@ from tasks.shipper import (
     server_name,
     shipped_path,
 )
+from tasks.store import JOURNAL, WORK
 
 LEFTOVER_SECONDS = 10.0
 """How long a start of rlhf spends on them."""
@@ -106,7 +107,7 @@ def _remove_old(store: Path) -> None:
 def _journals(store: Path) -> Iterator[Path]:
     """Every journal of the store."""
     yield from (store / PIPELINES).glob(f"*/*{SUFFIX}")
-    yield from (store / "work").glob(f"*/journal/*{SUFFIX}")
+    yield from (store / WORK).glob(f"*/{JOURNAL}/*{SUFFIX}")
 
 
 def mlflow_sender(uri: str, tries: float) -> Send:

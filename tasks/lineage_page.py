@@ -1,10 +1,10 @@
 """A lineage as one HTML page that needs nothing from outside: picture, then every fact."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from tasks.leaves import leaf_text, leaves
 from tasks.lineage import Lineage, Node, code_text
 from tasks.lineage_picture import anchor_of, lineage_svg
 from tasks.pages import SHOWN_DIGEST, flow_run_url, number, short_run_url, task_run_url
@@ -159,15 +159,8 @@ def _table(rows: Sequence[tuple[str, str]]) -> str:
     return f"<table>{cells}</table>"
 
 
-def _leaves(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    found: list[tuple[str, str]] = []
-    for name, value in values.items():
-        if isinstance(value, Mapping) and value:
-            found += _leaves(value, f"{prefix}{name}.")
-        else:
-            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-            found.append((f"{prefix}{name}", text))
-    return found
+def _leaves(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(name, leaf_text(value)) for name, value in leaves(values)]
 
 
 def _link(url: str, text: str) -> str:

@@ -14,7 +14,6 @@ from rlhf_core.recipes import dump_recipe
 from rlhf_core.settings.base import Stage
 from rlhf_core.settings.recipe import Recipe
 from tasks.clone import code_diff, code_version
-from tasks.environment import make_store_folder
 from tasks.handles import PipelineRun
 from tasks.heartbeat import beating
 from tasks.leftovers import PIPELINES, ship_leftovers
@@ -35,7 +34,6 @@ def open_pipeline(
 
     Recipe and environment are written to it whole.
     """
-    make_store_folder(folder)
     store = Store(folder)
     flow_run_id = runtime.flow_run.id
     tags = run_tags(recipe.name) | {"recipe.seed": str(recipe.seed)}

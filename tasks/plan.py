@@ -10,8 +10,9 @@ from rlhf_core.settings.recipe import Recipe
 from tasks.commits import recall
 from tasks.fingerprints import Fingerprint, stage_fingerprint
 from tasks.handles import table_digests
+from tasks.leaves import leaves
 from tasks.pages import SHOWN_DIGEST, STAGE_INPUTS
-from tasks.store import Store
+from tasks.store import CHECKPOINTS, Store
 
 Action = Literal["reuse", "run"]
 
@@ -119,7 +120,7 @@ def _differences(
     old: Mapping[str, Any], new: Mapping[str, Any], unknown: Sequence[str]
 ) -> Iterator[str]:
     """One line per part of the fingerprint that is not what it was."""
-    old_settings, new_settings = _leaves(old["settings"]), _leaves(new["settings"])
+    old_settings, new_settings = _set(old["settings"]), _set(new["settings"])
     for name in _all(old_settings, new_settings):
         before, after = old_settings.get(name, MISSING), new_settings.get(name, MISSING)
         if before != after:
@@ -145,19 +146,14 @@ def _differences(
 
 def _progress(store: Store, key: str) -> list[str]:
     """Whether the job was begun before and would be continued."""
-    folder = store.work(key) / "checkpoints"
+    folder = store.work(key) / CHECKPOINTS
     begun = folder.is_dir() and any(folder.glob("step-*"))
     return ["continues from its last checkpoint"] if begun else []
 
 
-def _leaves(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            found |= _leaves(value, f"{prefix}{name}.")
-        else:
-            found[f"{prefix}{name}"] = value
-    return found
+def _set(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Every value by its dotted name; of a mapping that holds nothing there is none."""
+    return {name: value for name, value in leaves(settings) if value != {}}
 
 
 def _all(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -97,11 +98,7 @@ def stages_of_attempt(store: Store, flow_run_id: str) -> dict[Stage, str]:
     for record in store.run_records():
         if record.get("prefect_flow_run") == flow_run_id:
             finished = finished_stages(record)
-            stages = iter(STAGES)
-            taken = {}
-            while (stage := next(stages, None)) in finished and stage is not None:
-                taken[stage] = finished[stage]
-            return taken
+            return {stage: finished[stage] for stage in takewhile(finished.__contains__, STAGES)}
     return {}
 
 

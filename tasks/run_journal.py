@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tasks.journal import Journal, read_records
+from tasks.journal import Journal
 
 SUFFIX = ".journal"
 FINISHED = "FINISHED"
@@ -25,7 +25,6 @@ class RunJournal:
     """The journal of one run; nothing it holds is said twice."""
 
     def __init__(self, path: Path) -> None:
-        self._journal = Journal(path)
         self._reported: dict[str, _Steps] = {}
         self._latest: dict[str, tuple[int, float, int]] = {}
         self._params: dict[str, str] = {}
@@ -36,8 +35,7 @@ class RunJournal:
         """How many processes have opened the run."""
 
         self.last_step = 0
-        for placed in read_records(path):
-            self._learn(placed.record)
+        self._journal = Journal(path, self._learn)
 
     @property
     def path(self) -> Path:

@@ -31,7 +31,7 @@ from tasks.pages import LINEAGE_PAGE, RECIPE, stage_description, stage_page
 from tasks.pipeline import end_state, note_stage, prefect_ids, run_tags
 from tasks.progress import PROGRESS, Progress
 from tasks.provenance import RunIds, environment_record, stage_provenance
-from tasks.store import JOURNAL, Store
+from tasks.store import CHECKPOINTS, JOURNAL, Store
 from tasks.tracking import MODEL_TYPES, TrackedRun, open_run
 
 Make = Callable[[StageJob, Path, Report, Checkpoints], Mapping[str, float]]
@@ -106,7 +106,7 @@ def _open_input(handle: Handle) -> Artifact:
 def _compute(job: StageJob, run: TrackedRun, store: Store, make: Make) -> Mapping[str, float]:
     progress = Progress(job.stage)
     checkpoints = Checkpoints(
-        store.work(job.key) / "checkpoints",
+        store.work(job.key) / CHECKPOINTS,
         identity={"stage": job.stage, "fingerprint": job.fingerprint.digest},
         every_seconds=checkpoint_seconds(),
         notice=get_run_logger().warning,

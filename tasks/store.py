@@ -10,11 +10,18 @@ from typing import Any
 
 from rlhf_core.artifacts import Artifact, open_artifact, publish_artifact, write_durably
 from rlhf_core.errors import ArtifactError
+from rlhf_core.folders import pretty_json
 from rlhf_core.settings.base import Stage
 from tasks.locks import hold
 
 SHORTEST_DIGEST = 6
 """Fewest characters by which a digest or run id may be named."""
+
+WORK = "work"
+"""Folder of the store with what every job in progress keeps."""
+
+CHECKPOINTS = "checkpoints"
+"""Folder of a job's work in progress that holds the state from which it continues."""
 
 JOURNAL = "journal"
 """Folder of a job's work in progress that holds what its run said to MLflow."""
@@ -63,7 +70,7 @@ class Store:
 
     def work(self, key: str) -> Path:
         """What the job `key` keeps while it is in progress: payload, checkpoints, journal."""
-        return self.folder / "work" / key
+        return self.folder / WORK / key
 
     def lock(self, key: str) -> Path:
         """The lock that whoever makes the result of the job `key` holds."""
@@ -87,8 +94,8 @@ class Store:
                 self.work(key) / "payload", self.objects, stage=stage, provenance=provenance
             )
             commit = {"digest": artifact.digest, **provenance}
-            write_durably(self.commits / f"{key}.json", _json_bytes(commit))
-        shutil.rmtree(self.work(key) / "checkpoints", ignore_errors=True)
+            write_durably(self.commits / f"{key}.json", pretty_json(commit))
+        shutil.rmtree(self.work(key) / CHECKPOINTS, ignore_errors=True)
         return artifact
 
     def remove_work(self, key: str) -> None:
@@ -125,7 +132,7 @@ class Store:
 
     def write_run(self, run_id: str, record: Mapping[str, Any]) -> None:
         """Replace the record of one pipeline run."""
-        write_durably(self.runs / f"{run_id}.json", _json_bytes(record))
+        write_durably(self.runs / f"{run_id}.json", pretty_json(record))
 
     def write_recipe(self, run_id: str, recipe: str) -> None:
         """Keep the whole recipe of a pipeline run beside its record."""
@@ -174,7 +181,3 @@ def _written_at(path: Path) -> float:
         return path.stat().st_mtime
     except FileNotFoundError:
         return 0.0
-
-
-def _json_bytes(value: object) -> bytes:
-    return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()

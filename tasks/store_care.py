@@ -11,14 +11,12 @@ from rlhf_core.artifacts import open_artifact
 from rlhf_core.errors import ArtifactError, StorageError
 from rlhf_core.folders import remove_folder
 from tasks.locks import hold, is_held
-from tasks.store import PUBLISHING, Store
+from tasks.store import JOURNAL, PUBLISHING, WORK, Store
 
 HALF_WRITTEN_SECONDS = 3600.0
 """A file under a temporary name is given up after this long; writing one takes seconds."""
 
 SECONDS_PER_DAY = 86_400.0
-
-JOURNAL = "journal"
 
 
 class StoredArtifact(NamedTuple):
@@ -117,7 +115,7 @@ def find_garbage(store: Store, *, stale_days: float) -> list[Garbage]:
         committed = (store.commits / f"{path.name}.json").exists()
         if not committed and not is_held(store.lock(path.name)):
             found.append(Garbage(path, "names no committed result", bytes_below(path)))
-    for path in _entries(store.folder / "work"):
+    for path in _entries(store.folder / WORK):
         stale = _age(path) > stale_days * SECONDS_PER_DAY
         if stale and not is_held(store.lock(path.name)) and not _is_owed_to_mlflow(path):
             found.append(Garbage(path, f"untouched for {stale_days:g} days", bytes_below(path)))

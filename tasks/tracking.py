@@ -20,6 +20,7 @@ from rlhf_core.settings.base import Stage
 from tasks.datasets import Dataset
 from tasks.environment import mlflow_pages
 from tasks.handles import Handle
+from tasks.leaves import leaf_text, leaves
 from tasks.leftovers import mlflow_sender, remove_journal
 from tasks.pages import run_path
 from tasks.run_journal import FINISHED, LOCAL_PREFIX, RunJournal, open_journal
@@ -105,8 +106,8 @@ class TrackedRun:
     def log_settings(self, settings: Mapping[str, Any]) -> None:
         """Write every value as a param; one too long for MLflow as an artifact, never cut."""
         params = {}
-        for name, value in _flattened(settings):
-            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        for name, value in leaves(settings):
+            text = leaf_text(value)
             if len(text) > MAX_PARAM_CHARACTERS:
                 self.log_text(f"settings/{name}.txt", text)
                 text = f"see artifact settings/{name}.txt"
@@ -227,12 +228,3 @@ def _close(book: RunJournal, shipper: Shipper, seconds: float) -> None:
     elif not shipped:
         _log.warning("MLflow does not have all of this run; the next start of rlhf sends the rest")
     book.close()
-
-
-def _flattened(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every leaf with its dotted name: `ppo.kl_coef`."""
-    for name, value in settings.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flattened(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value

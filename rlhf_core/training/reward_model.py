@@ -197,14 +197,12 @@ def compare(
         batch_size=batch_size,
     )
     tokens = torch.tensor([len(response) for response in flat.responses])
-    better, worse = [], []
+    better, worse = list[int](), list[int]()
     start = 0
-    for ranks in rankings.ranks:
-        for first, first_rank in enumerate(ranks):
-            for second, second_rank in enumerate(ranks):
-                if first_rank < second_rank:
-                    better.append(start + first)
-                    worse.append(start + second)
+    for ranks in rankings.ranks:  # one by one: all at once would be a matrix of all responses
+        pairs = better_worse_pairs(torch.tensor(ranks), torch.zeros(len(ranks)).long())
+        better += (start + pairs.better).tolist()
+        worse += (start + pairs.worse).tolist()
         start += len(ranks)
     return Comparisons(
         flat.comparison[better], scores[better], scores[worse], tokens[better], tokens[worse]

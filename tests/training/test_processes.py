@@ -1,8 +1,5 @@
 """Two processes and gloo in the place of several GPUs; each trains on its share of every batch."""
 
-import os
-import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -19,9 +16,8 @@ from rlhf_core.training.ppo import train_ppo
 from rlhf_core.training.ranked import Rankings
 from rlhf_core.training.reward_model import train_reward_model
 from rlhf_core.training.sft import Demonstrations, train_sft
+from tests.processes import run_in_two_processes
 from tests.tiny_models import PAD, SPECIAL, tiny_policy, tiny_ppo_models, tiny_scalar_model
-
-ROOT = Path(__file__).parents[2]
 
 
 def policy_gradients(accelerator: Accelerator, *, batch_size: int) -> list[torch.Tensor]:
@@ -96,29 +92,9 @@ def train_all(accelerator: Accelerator) -> dict[str, list[torch.Tensor]]:
     }
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
 @pytest.mark.slow
 def test_two_processes_train_as_one_does(tmp_path):
-    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
-    cpu = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.training.test_processes", str(tmp_path / f"{rank}.pt")],
-            cwd=ROOT,
-            env=os.environ | where | cpu | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank in range(2)
-    ]
-    try:
-        assert [process.wait(timeout=200) for process in processes] == [0, 0]
-    finally:
-        for process in processes:
-            process.kill()
+    run_in_two_processes("tests.training.test_processes", tmp_path)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     alone = train_all(Accelerator(cpu=True))
 
@@ -135,7 +111,8 @@ def main() -> None:
     assert accelerator.num_processes == 2
     trained = train_all(accelerator)
     torch.save(
-        {name: [w.detach() for w in weights] for name, weights in trained.items()}, sys.argv[1]
+        {name: [w.detach() for w in weights] for name, weights in trained.items()},
+        Path(sys.argv[1]) / f"{accelerator.process_index}.pt",
     )
     accelerator.end_training()
 

@@ -2,9 +2,7 @@
 
 import hashlib
 import json
-import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -19,8 +17,8 @@ from rlhf_core.settings.ppo import PpoSettings
 from rlhf_core.stopping import StopRequest
 from rlhf_core.training.ppo import train_ppo
 from rlhf_core.training.state import saving_into
+from tests.processes import run_in_two_processes
 from tests.tiny_models import SPECIAL, tiny_ppo_models
-from tests.training.test_processes import ROOT, free_port
 
 
 def train(folder: Path, accelerator: Accelerator, *, stop_after: int | None) -> list[str]:
@@ -71,21 +69,7 @@ def main() -> None:
 
 @pytest.mark.slow
 def test_two_processes_that_were_ended_continue_as_two_that_were_not(tmp_path: Path):
-    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
-    cpu = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.training.test_resume_processes", str(tmp_path)],
-            cwd=ROOT,
-            env=os.environ | where | cpu | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank in range(2)
-    ]
-    try:
-        assert [process.wait(timeout=200) for process in processes] == [0, 0]
-    finally:
-        for process in processes:
-            process.kill()
+    run_in_two_processes("tests.training.test_resume_processes", tmp_path)
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
     assert first == second
     assert first[0] == first[1]
