@@ -4,6 +4,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
+from rlhf_core.named_functions import is_function_name
 from rlhf_core.settings.base import Settings
 
 
@@ -34,7 +35,7 @@ class EvaluationSettings(Settings):
 
     @model_validator(mode="after")
     def _gold_is_a_function(self) -> Self:
-        if self.gold is not None and self.gold.count(":") != 1:
+        if self.gold is not None and not is_function_name(self.gold):
             raise ValueError(
                 f"gold={self.gold!r} is not of the form 'module:function', for example "
                 "'my_package.grading:gold_scores'."
