@@ -6,8 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tasks.environment import prepare_environment
+
+# Equal examples in every run, and no verdict on how fast a shared machine was.
+settings.register_profile("suite", derandomize=True, deadline=None)
+settings.load_profile("suite")
 
 TINY_RECIPE = """\
 name: tiny
