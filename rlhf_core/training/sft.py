@@ -109,7 +109,7 @@ def train_sft(
         accelerator,
         {"policy": Trained(policy, optimizer)},
         numbers={"best": best},
-        tensors=kept,
+        tensors={"best": kept},
     )
     model.train()
     with state.continued():

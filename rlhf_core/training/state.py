@@ -5,6 +5,21 @@ global ones that training draws from), the step, and whatever numbers and tensor
 from one step to the next; and the record of what was reported. Learning rates and the order of the
 rows follow from the step and the seed, and weights that are not trained from the stage's inputs:
 of those only the hash is kept.
+
+What a loop adds to its state, and how:
+
+- a number, a word or a list of them that outlives a step (an adaptive coefficient, a running
+  statistic, a count of misses): a group in `numbers`, a dictionary that the loop changes in place;
+- tensors that outlive a step (averaged weights, the best so far): a group in `tensors`, looked up
+  by name at each use, since a return puts other tensors in their place;
+- a network with an optimizer: an entry of `trained`, extra heads within it included;
+- a network that only answers: an entry of `frozen`;
+- randomness: a generator seeded from the step, or torch's global one; Python's and numpy's are
+  saved nowhere, and the tests refuse a loop that draws from them.
+
+Then the setting that switches it on becomes a case of `tests/training/test_resume_settings.py`,
+which ends and continues the loop after every step and compares all there is. That file also fails
+for a setting which is neither a case nor said to carry nothing from step to step.
 """
 
 import json
@@ -64,15 +79,17 @@ def saving_into(checkpoints: Checkpoints | None, recording: Recording) -> Saving
 class TrainingState:
     """What a loop continues from; without `saving` nothing is saved and every run begins anew.
 
-    `numbers` and `tensors` are the loop's own: it changes them in place from step to step, and so
-    does the return to a checkpoint.
+    The groups of `numbers` and `tensors` are the loop's own: it changes them in place from step to
+    step, and so does the return to a checkpoint.
     """
 
     saving: Saving | None
     accelerator: Accelerator
     trained: Mapping[str, Trained]
-    numbers: Mapping[str, dict[str, float]] = field(default_factory=dict)
-    tensors: dict[str, Tensor] = field(default_factory=dict)
+    numbers: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    """Groups of what JSON can hold, infinity and NaN too; equal in every process."""
+    tensors: Mapping[str, dict[str, Tensor]] = field(default_factory=dict)
+    """Groups of tensors, each at most as large as the trained weights; equal in every process."""
     frozen: Mapping[str, nn.Module] = field(default_factory=dict)
     """Models that shape training and take no part in it: they have to be those of before."""
     done: int = 0
@@ -129,7 +146,7 @@ class TrainingState:
 
             def write(folder: Path) -> None:
                 save_file(generators, folder / GENERATORS)
-                save_file(_plain(self.tensors), folder / CARRIED)
+                save_file(_plain(_joined(self.tensors)), folder / CARRIED)
                 for name, trained in self.trained.items():
                     weights = _plain(trained_tensors(trained.network))
                     save_file(weights, folder / WEIGHTS.format(name))
@@ -145,7 +162,7 @@ class TrainingState:
         if self.accelerator.is_main_process:
             weights = (trained_tensors(trained.network) for trained in self.trained.values())
             sizes = (tensor.nbytes for tensors in weights for tensor in tensors.values())
-            checkpoints.prepare(4 * sum(sizes))  # weights, two moments, the best weights so far
+            checkpoints.prepare((3 + len(self.tensors)) * sum(sizes))  # weights and two moments
         self.accelerator.wait_for_everyone()
         self._digests = {name: weights_digest(model) for name, model in self.frozen.items()}
         for name, trained in self.trained.items():
@@ -177,11 +194,11 @@ class TrainingState:
         for group, numbers in self.numbers.items():
             numbers.clear()
             numbers.update(facts["numbers"][group])
-        self.tensors.clear()
-        carried = load(checkpoint.read(CARRIED))
-        self.tensors.update(
-            {name: tensor.to(self.accelerator.device) for name, tensor in carried.items()}
-        )
+        for tensors in self.tensors.values():
+            tensors.clear()
+        for key, tensor in load(checkpoint.read(CARRIED)).items():
+            group, _, name = key.partition("/")
+            self.tensors[group][name] = tensor.to(self.accelerator.device)
         recording.go_on_from(checkpoint.read(HISTORY))
         self._take_generators(load(checkpoint.read(GENERATORS)))
 
@@ -190,7 +207,11 @@ class TrainingState:
 
     def _fixed(self) -> dict[str, str]:
         """What has to be the same as when the state was saved."""
-        return {"processes": str(self.accelerator.num_processes), **self._digests}
+        return {
+            "processes": str(self.accelerator.num_processes),
+            "groups": " ".join(sorted([*self.trained, *self.numbers, *self.tensors])),
+            **self._digests,
+        }
 
     def _generators(self) -> dict[str, Tensor]:
         """The states of torch's generators, a row for each process."""
@@ -242,6 +263,12 @@ def _stopped(signum: int) -> Stopped:
         f"ended by {signal.Signals(signum).name} with the state saved: run the same command again "
         "to continue.",
     )
+
+
+def _joined(groups: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    return {
+        f"{group}/{name}": of for group, tensors in groups.items() for name, of in tensors.items()
+    }
 
 
 def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

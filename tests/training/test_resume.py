@@ -1,195 +1,30 @@
 """Training that was ended after any step and continued is, bit for bit, training that was not."""
 
-import hashlib
 import os
 import signal
 import threading
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from accelerate import Accelerator
-from peft import TaskType
-from torch import nn
 
-from rlhf_core.checkpoints import Checkpoints
 from rlhf_core.errors import ArtifactError, Stopped
 from rlhf_core.history import recorded
-from rlhf_core.models import weights_digest, with_lora
-from rlhf_core.report import Report, ignore
-from rlhf_core.settings.base import LoraSettings
-from rlhf_core.settings.ppo import PpoSettings
-from rlhf_core.settings.reward_model import RewardModelSettings
-from rlhf_core.settings.sft import SftSettings
+from rlhf_core.models import weights_digest
+from rlhf_core.report import ignore
 from rlhf_core.stopping import StopRequest
-from rlhf_core.training.ppo import train_ppo
-from rlhf_core.training.ranked import Rankings, mismatches
-from rlhf_core.training.reward_model import train_reward_model
-from rlhf_core.training.sft import Demonstrations, train_sft
-from rlhf_core.training.state import Saving, saving_into
-from tests.tiny_models import PAD, SPECIAL, tiny_policy, tiny_ppo_models, tiny_scalar_model
-
-COPIES = Demonstrations(
-    [[3 + i % 9, 3 + i % 7, 3 + i % 5] for i in range(45)],
-    [[3 + i % 9] * (1 + i % 4) + [1] for i in range(45)],
+from tests.tiny_models import tiny_policy, tiny_ppo_models
+from tests.training.resuming import (
+    LOOPS,
+    Ended,
+    assert_same,
+    newest,
+    run,
+    run_ppo,
+    run_reward_model,
+    run_sft,
 )
-OTHERS = Demonstrations(COPIES.prompts[:8], [[9, 10, 11, 1]] * 8)
-RANKINGS = Rankings(
-    [[3 + i % 9] for i in range(21)],
-    [[[4 + i % 8, 1], [5, 4 + i % 7, 1]] for i in range(21)],
-    [[1, 2] if i % 2 else [2, 1] for i in range(21)],
-)
-
-Outcome = tuple[object, list[nn.Module]]
-"""What a loop gave, and the networks that it trained."""
-
-
-def run_sft(report: Report, saving: Saving | None, **changes) -> Outcome:
-    """6 steps an epoch; the validation rows are not those learnt, so that the last is not best."""
-    settings = SftSettings(
-        **{"epochs": 3, "batch_size": 8, "learning_rate": 0.01, "evaluations_per_epoch": 2}
-        | changes
-    )
-    policy = tiny_policy(tie_word_embeddings=True)
-    if settings.lora is not None:
-        policy = with_lora(policy, settings.lora, task=TaskType.CAUSAL_LM)
-    outcome = train_sft(
-        policy,
-        COPIES,
-        OTHERS,
-        settings,
-        report,
-        pad_token_id=PAD,
-        seed=1,
-        accelerator=Accelerator(),
-        saving=saving,
-    )
-    return outcome, [policy]
-
-
-def run_reward_model(report: Report, saving: Saving | None, **changes) -> Outcome:
-    """6 steps on mismatched responses, then 6 on rankings: twice two passes of three."""
-    model = tiny_scalar_model()
-    steps = train_reward_model(
-        model,
-        RANKINGS,
-        RewardModelSettings(
-            **{"batch_size": 8, "epochs": 2, "learning_rate": 0.003, "token_loss_weight": 1.0}
-            | changes
-        ),
-        report,
-        special=SPECIAL,
-        mismatched=mismatches(COPIES.prompts, COPIES.responses, rows=20, group_size=2, seed=1),
-        seed=1,
-        accelerator=Accelerator(),
-        saving=saving,
-    )
-    return steps, [model]
-
-
-def run_ppo(report: Report, saving: Saving | None, **changes) -> Outcome:
-    """5 updates of 16 responses to 24 prompts: the second and the fourth cross into a new pass."""
-    models = tiny_ppo_models()
-    metrics = train_ppo(
-        models,
-        [[3 + i % 9, 4 + i % 8] for i in range(24)],
-        PpoSettings(
-            **{
-                "updates": 5,
-                "rollout_batch_size": 16,
-                "mini_batch_size": 8,
-                "ppo_epochs": 2,
-                "learning_rate": 0.003,
-                "warmup_updates": 2,
-                "value_warmup_updates": 1,
-                "kl_target": 0.5,
-                "kl_horizon": 100,
-                "max_kl_to_reference": None,
-            }
-            | changes
-        ),
-        report,
-        special=SPECIAL,
-        max_response_tokens=8,
-        missing_eos_score=-1.0,
-        seed=1,
-        accelerator=Accelerator(),
-        saving=saving,
-    )
-    return metrics, [models.policy, models.value_model]
-
-
-LOOPS: Mapping[str, tuple[Callable[..., Outcome], int]] = {
-    "sft": (run_sft, 18),
-    "reward_model": (run_reward_model, 12),
-    "ppo": (run_ppo, 5),
-}
-
-
-@dataclass(frozen=True)
-class Ended:
-    """All that can be told of a run after its end."""
-
-    given: str
-    weights: list[str]
-    history: bytes
-    saved: dict[str, str]
-    steps: list[int]
-
-
-def run(
-    loop: Callable[..., Outcome],
-    folder: Path,
-    *,
-    stop_after: int | None = None,
-    on_step: Callable[[int], None] = lambda step: None,
-    identity: Mapping[str, str] | None = None,
-    heard: list[str] | None = None,
-    **changes,
-) -> Ended:
-    """One process's share of the training in `folder`; `stop_after` a step it is asked to end."""
-    stop, steps = StopRequest(), list[int]()
-    lines = [] if heard is None else heard
-    checkpoints = Checkpoints(
-        folder / "checkpoints",
-        identity or {"settings": "a"},
-        every_steps=changes.pop("every_steps", 1),
-        notice=lines.append,
-        stop=stop,
-    )
-    out = folder / "payload"
-    out.mkdir(parents=True, exist_ok=True)
-
-    def report(step: int, metrics: Mapping[str, float]) -> None:
-        steps.append(step)
-        on_step(step)
-        if step == stop_after and not stop.signum:
-            stop.request(signal.SIGTERM)
-
-    torch.manual_seed(0)
-    with recorded(out, report) as recording:
-        given, networks = loop(recording, saving_into(checkpoints, recording), **changes)
-    return Ended(
-        str(given),
-        [weights_digest(network) for network in networks],
-        (out / "history.jsonl").read_bytes(),
-        last_saved(folder),
-        steps,
-    )
-
-
-def newest(folder: Path) -> Path:
-    return max((folder / "checkpoints").glob("step-*"))
-
-
-def last_saved(folder: Path) -> dict[str, str]:
-    """Hashes of the last checkpoint's files."""
-    return {
-        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in newest(folder).iterdir()
-    }
 
 
 @pytest.fixture(scope="module")
@@ -205,13 +40,6 @@ def unbroken(tmp_path_factory) -> Callable[[str], Ended]:
     return of
 
 
-def assert_same(ended: Ended, whole: Ended) -> None:
-    assert ended.given == whole.given
-    assert ended.weights == whole.weights
-    assert ended.history == whole.history
-    assert ended.saved == whole.saved
-
-
 @pytest.mark.parametrize("name", LOOPS)
 def test_saving_changes_nothing(name: str, tmp_path: Path, unbroken):
     loop, _ = LOOPS[name]
@@ -222,14 +50,14 @@ def test_saving_changes_nothing(name: str, tmp_path: Path, unbroken):
     assert (tmp_path / "history.jsonl").read_bytes() == unbroken(name).history
 
 
-# Mid-epoch, on an epoch's border, at an evaluation, between the phases, before the last and after
-# it: SFT has epochs of 6 steps; the reward model passes of 3 and phases of 6; PPO epochs of 1.5.
+# Mid-epoch, on an epoch's border and between the phases, and after the last: SFT has epochs of 6
+# steps; the reward model passes of 3 and phases of 6; PPO epochs of 1.5.
 @pytest.mark.parametrize(
     "name, step",
     [
-        *(("sft", step) for step in (1, 3, 4, 6, 7, 12, 17, 18)),
-        *(("reward_model", step) for step in (1, 3, 4, 6, 7, 9, 11, 12)),
-        *(("ppo", step) for step in (1, 2, 3, 4, 5)),
+        *(("sft", step) for step in (4, 6, 18)),
+        *(("reward_model", step) for step in (4, 6, 12)),
+        *(("ppo", step) for step in (1, 3, 5)),
     ],
 )
 def test_a_run_ended_after_a_step_and_continued_is_the_one_that_was_not(
@@ -242,17 +70,6 @@ def test_a_run_ended_after_a_step_and_continued_is_the_one_that_was_not(
     continued = run(loop, tmp_path)
     assert_same(continued, unbroken(name))
     assert sorted(set(continued.steps)) == list(range(step + 1, LOOPS[name][1] + 1))
-
-
-@pytest.mark.parametrize("name", LOOPS)
-def test_a_run_ended_after_every_single_step_is_the_one_that_was_not(
-    name: str, tmp_path: Path, unbroken
-):
-    loop, steps = LOOPS[name]
-    for step in range(1, steps + 1):
-        with pytest.raises(Stopped):
-            run(loop, tmp_path, stop_after=step)
-    assert_same(run(loop, tmp_path), unbroken(name))
 
 
 @pytest.mark.parametrize("name", LOOPS)
@@ -283,18 +100,6 @@ def test_patience_that_has_run_out_has_run_out_after_a_return_too(tmp_path: Path
         with pytest.raises(Stopped):
             run(run_sft, tmp_path / str(step), stop_after=step, **changes)
         assert_same(run(run_sft, tmp_path / str(step), **changes), whole)
-
-
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_adapters_and_their_dropout_continue_exactly(tmp_path: Path, dropout: float):
-    lora = LoraSettings(rank=2, dropout=dropout)
-    whole = run(run_sft, tmp_path / "whole", lora=lora)
-    with pytest.raises(Stopped):
-        run(run_sft, tmp_path / "broken", stop_after=8, lora=lora)
-    torch.rand(7)  # whatever else draws from the global generator in between
-    assert_same(run(run_sft, tmp_path / "broken", lora=lora), whole)
-    weights = next((tmp_path / "broken" / "checkpoints").glob("step-*")) / "policy.safetensors"
-    assert weights.stat().st_size < 20_000  # the adapter's alone: the base is an input
 
 
 @pytest.mark.parametrize("name", LOOPS)
@@ -336,11 +141,11 @@ def test_another_reference_or_network_is_refused_and_named(tmp_path: Path, monke
         run(run_ppo, tmp_path, stop_after=2)
     other = tiny_ppo_models(reference=tiny_policy(seed=5))
     with monkeypatch.context() as patch:
-        patch.setattr("tests.training.test_resume.tiny_ppo_models", lambda: other)
+        patch.setattr("tests.training.resuming.tiny_ppo_models", lambda: other)
         with pytest.raises(ArtifactError, match=r"state\.json.*expected reference"):
             run(run_ppo, tmp_path)
     wider = tiny_ppo_models(layers=3)
-    monkeypatch.setattr("tests.training.test_resume.tiny_ppo_models", lambda: wider)
+    monkeypatch.setattr("tests.training.resuming.tiny_ppo_models", lambda: wider)
     with pytest.raises(ArtifactError, match=r"state\.json.*expected reference"):
         run(run_ppo, tmp_path)
 
@@ -349,7 +154,7 @@ def test_another_layout_of_the_weights_is_refused_and_the_weight_is_named(tmp_pa
     with pytest.raises(Stopped):
         run(run_sft, tmp_path, stop_after=2)
     deeper = tiny_policy(layers=3)
-    monkeypatch.setattr("tests.training.test_resume.tiny_policy", lambda **changes: deeper)
+    monkeypatch.setattr("tests.training.resuming.tiny_policy", lambda **changes: deeper)
     with pytest.raises(ArtifactError, match=r"policy\.safetensors.*expected .* of shape"):
         run(run_sft, tmp_path)
 

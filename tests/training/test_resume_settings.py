@@ -1,0 +1,113 @@
+"""Every setting of the loops resumes exactly: it is a case here, or carries nothing between steps.
+
+A setting that is added to a loop's section fails `test_no_setting_is_forgotten` until it is one of
+the two.
+"""
+
+from pathlib import Path
+
+import pytest
+
+from rlhf_core.settings.base import LoraSettings, Settings
+from rlhf_core.settings.ppo import PpoSettings
+from rlhf_core.settings.reward_model import RewardModelSettings
+from rlhf_core.settings.sft import SftSettings
+from tests.training.resuming import resumes_exactly
+
+LORA = LoraSettings(rank=2)
+
+CASES: dict[str, dict[str, dict[str, object]]] = {
+    "sft": {
+        "as it is": {},
+        "micro batches": {"micro_batch_size": 3},
+        "an adapter": {"lora": LORA},
+        "an adapter with dropout": {"lora": LoraSettings(rank=2, dropout=0.3)},
+        "patience that runs out": {"epochs": 9, "evaluations_per_epoch": 6, "patience": 3},
+        "loss on the prompt too": {"loss_on": "all", "weight_decay": 0.1},
+    },
+    "reward_model": {
+        "as it is": {},
+        "micro batches": {"micro_batch_size": 3},
+        "an adapter": {"lora": LORA},
+        "no mismatched rows": {"mismatch_rows": 0},
+        "a rate of its own for them": {"mismatch_learning_rate": 0.01, "mismatch_group_size": 4},
+    },
+    "ppo": {
+        "as it is, with an adaptive KL coefficient": {"kl_target": 0.5, "kl_horizon": 100},
+        "micro batches": {"micro_batch_size": 3},
+        "adapters": {"lora": LORA},
+        "the score after the end": {"score_at": "after_eos"},
+        "whitening": {"whiten_advantages": "mini_batch", "whiten_rewards": True},
+        "early ends of an update": {"max_approx_kl": 1e-4, "ppo_epochs": 3},
+        "rates of their own": {
+            "value_learning_rate": 0.01,
+            "learning_rate_schedule": "constant",
+            "reward_clip": 0.5,
+        },
+    },
+}
+"""By loop, the settings that differ from those in `resuming`, under what they are."""
+
+SECTIONS: dict[str, type[Settings]] = {
+    "sft": SftSettings,
+    "reward_model": RewardModelSettings,
+    "ppo": PpoSettings,
+}
+
+CARRY_NOTHING: dict[str, set[str]] = {
+    "sft": {
+        "batch_size",
+        "learning_rate",
+        "final_learning_rate_share",
+        "warmup_share",
+        "max_grad_norm",
+    },
+    "reward_model": {
+        "epochs",
+        "batch_size",
+        "learning_rate",
+        "final_learning_rate_share",
+        "warmup_share",
+        "weight_decay",
+        "max_grad_norm",
+        "token_loss_weight",  # the head it brings is part of every case
+        "normalize_on",  # after training
+        "normalization_rows",
+    },
+    "ppo": {
+        "updates",
+        "rollout_batch_size",
+        "mini_batch_size",
+        "learning_rate",
+        "warmup_updates",
+        "adam_beta2",
+        "adam_epsilon",
+        "max_grad_norm",
+        "temperature",
+        "kl_coef",
+        "gamma",
+        "gae_lambda",
+        "clip_range",
+        "value_clip_range",
+        "missing_eos_score",
+        "value_init",  # before training
+        "value_warmup_updates",  # counted from the update
+        "max_kl_to_reference",
+    },
+}
+"""Settings that are a number in a step's arithmetic: the same in all, or counted from the step."""
+
+
+@pytest.mark.parametrize("name, case", [(name, case) for name in CASES for case in CASES[name]])
+def test_a_loop_resumes_exactly_with(name: str, case: str, tmp_path: Path):
+    resumes_exactly(name, tmp_path, **CASES[name][case])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_no_setting_is_forgotten(name: str):
+    cases = {field for changes in CASES[name].values() for field in changes}
+    fields = set(SECTIONS[name].model_fields)
+    assert fields - cases - CARRY_NOTHING[name] == set(), (
+        "make a case of what carries state from step to step, and list the others in CARRY_NOTHING"
+    )
+    assert CARRY_NOTHING[name] <= fields - cases
