@@ -16,7 +16,6 @@ from rlhf_core.errors import ArtifactError
 DemonstrationSplit = Literal["train", "validation"]
 PreferenceSplit = Literal["train", "validation"]
 PromptSplit = Literal["train", "evaluation"]
-TextSplit = Literal["train", "validation"]
 
 _WHERE = [("file", pa.string()), ("line", pa.int64())]
 
@@ -33,10 +32,9 @@ _SCHEMAS: Mapping[str, pa.Schema] = {
         ]
     ),
     "prompts": pa.schema([("prompt", pa.string()), ("reference", pa.string()), *_WHERE]),
-    "text": pa.schema([("text", pa.string()), *_WHERE]),
 }
 
-Table = Literal["demonstrations", "preferences", "prompts", "text"]
+Table = Literal["demonstrations", "preferences", "prompts"]
 
 
 def read_demonstrations(folder: Path, split: DemonstrationSplit) -> pd.DataFrame:
@@ -55,11 +53,6 @@ def read_preferences(folder: Path, split: PreferenceSplit) -> pd.DataFrame:
 def read_prompts(folder: Path, split: PromptSplit) -> pd.DataFrame:
     """One row per prompt: prompt, reference (a demonstration's response, or None), file, line."""
     return _read(folder, "prompts", split)
-
-
-def read_text(folder: Path, split: TextSplit) -> pd.DataFrame:
-    """One row per plain text: text, file, line; no rows where the recipe names no text."""
-    return _read(folder, "text", split)
 
 
 def write_table(

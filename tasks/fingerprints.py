@@ -122,8 +122,7 @@ def _local_sources(recipe: Recipe, stage: Stage) -> dict[str, str]:
     """Contents of the files and folders outside the store that the stage reads."""
     names: list[str] = []
     if stage == "data":
-        data = recipe.data
-        tables = (data.demonstrations, data.preferences, data.prompts, data.text)
+        tables = (recipe.data.demonstrations, recipe.data.preferences, recipe.data.prompts)
         names += [name for table in tables if table is not None for name in _sources(table)]
     if stage in ("data", "sft") and recipe.model.base is not None:
         names.append(recipe.model.base)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tasks.journal import Journal, make_journal
+from tasks.journal import Journal
 
 SUFFIX = ".journal"
 FINISHED = "FINISHED"
@@ -164,9 +164,7 @@ def open_journal(folder: Path) -> RunJournal:
         if found.status != FINISHED:
             return found
         found.close()
-    new = folder / f"{uuid.uuid4().hex}{SUFFIX}"
-    make_journal(new)
-    return RunJournal(new)
+    return RunJournal(folder / f"{uuid.uuid4().hex}{SUFFIX}")
 
 
 def journals_in(folder: Path) -> list[Path]:

@@ -218,3 +218,15 @@ def test_what_is_dumped_is_parsed_as_it_was(value):
 
 def test_the_schema_describes_every_section():
     assert set(recipe_schema()["properties"]) == set(Recipe.model_fields)
+
+
+@pytest.mark.parametrize(
+    "section, rate",
+    [("{}", 1e-5), ("{lora: {}}", 2e-4), ("{lora: {}, learning_rate: 3e-5}", 3e-5)],
+)
+def test_an_adapter_has_another_usual_learning_rate_and_the_dump_shows_it(section, rate, tmp_path):
+    recipe = load_recipe(write(tmp_path, MINIMAL + f"sft: {section}\n"))
+    assert recipe.sft.learning_rate == rate
+    dumped = write(tmp_path, dump_recipe(recipe))
+    assert parse_yaml(dumped.read_text(), "dump").value["sft"]["learning_rate"] == rate
+    assert load_recipe(dumped) == recipe

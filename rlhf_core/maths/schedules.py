@@ -11,8 +11,25 @@ def cosine_with_warmup(step: int, *, steps: int, warmup_steps: int, final_share:
     """
     if step < warmup_steps:
         return (step + 1) / (warmup_steps + 1)
-    progress = min((step - warmup_steps) / max(steps - 1 - warmup_steps, 1), 1.0)
+    progress = _progress_after(warmup_steps, step, steps)
     return final_share + (1 - final_share) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def linear_with_warmup(step: int, *, steps: int, warmup_steps: int, final_share: float) -> float:
+    """Share of the peak at `step`: linear from 1 after the warm-up to `final_share` at the last."""
+    if step < warmup_steps:
+        return (step + 1) / (warmup_steps + 1)
+    return 1 - (1 - final_share) * _progress_after(warmup_steps, step, steps)
+
+
+def constant_with_warmup(step: int, *, warmup_steps: int) -> float:
+    """Share of the peak at `step`: 1 after the warm-up."""
+    return (step + 1) / (warmup_steps + 1) if step < warmup_steps else 1.0
+
+
+def _progress_after(warmup_steps: int, step: int, steps: int) -> float:
+    """0 at the first step after the warm-up, 1 at the last of all."""
+    return min((step - warmup_steps) / max(steps - 1 - warmup_steps, 1), 1.0)
 
 
 def warmup_from_a_tenth(update: int, *, warmup_updates: int) -> float:

@@ -1,5 +1,6 @@
 """What every settings model shares: frozen, closed and strict."""
 
+from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -35,3 +36,14 @@ class LoraSettings(Settings):
 
     target_modules: tuple[str, ...] = Field(default=("all-linear",), strict=False)
     """Names of the modules that get an adapter, or `all-linear` alone."""
+
+
+def with_usual_learning_rate(values: object, *, full: float, adapter: float) -> object:
+    """The raw values of a section, its learning rate filled in where the recipe gives none.
+
+    Adapters start at 0 and are small: they usually take about ten times the rate of all weights
+    or more (arXiv:2106.09685, table 11; arXiv:2305.14314, table 9).
+    """
+    if not isinstance(values, Mapping) or "learning_rate" in values:
+        return values
+    return {**values, "learning_rate": full if values.get("lora") is None else adapter}

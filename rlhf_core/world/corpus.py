@@ -18,24 +18,18 @@ MOST_MESSAGES = DISTINCT_MESSAGES // 4
 
 
 def write_world(settings: SupportDeskSettings, folder: Path, *, seed: int) -> None:
-    """Write demonstrations, rankings, pairs, prompts and texts into `folder`, no prompt twice.
+    """Write demonstrations, rankings, pairs and prompts into `folder`, no prompt twice in all.
 
     The same settings and seed give the same bytes.
     """
-    sizes = (
-        settings.demonstrations,
-        settings.rankings,
-        settings.pairs,
-        settings.prompts,
-        settings.texts,
-    )
+    sizes = (settings.demonstrations, settings.rankings, settings.pairs, settings.prompts)
     if sum(sizes) > MOST_MESSAGES:
         raise DataError(
             f"The world was asked for {sum(sizes)} prompts but has words for {MOST_MESSAGES}: "
-            "lower demonstrations, rankings, pairs, prompts or texts in `data.world`."
+            "lower demonstrations, rankings, pairs or prompts in `data.world`."
         )
     messages = _distinct_messages(Random(f"messages {seed}"))
-    demonstrations, rankings, pairs, prompts, texts = (
+    demonstrations, rankings, pairs, prompts = (
         [next(messages) for _ in range(size)] for size in sizes
     )
     _write_rows(
@@ -48,8 +42,6 @@ def write_world(settings: SupportDeskSettings, folder: Path, *, seed: int) -> No
     )
     _write_rows(folder / "pairs.jsonl", _pairs(pairs, Random(f"pairs {seed}")))
     _write_rows(folder / "prompts.jsonl", _demonstrations(prompts, Random(f"references {seed}")))
-    if texts:
-        _write_rows(folder / "text.jsonl", _texts(texts, Random(f"texts {seed}")))
 
 
 def _distinct_messages(rng: Random) -> Iterator[str]:
@@ -64,11 +56,6 @@ def _distinct_messages(rng: Random) -> Iterator[str]:
 def _demonstrations(prompts: Iterable[str], rng: Random) -> Iterator[Row]:
     for prompt in prompts:
         yield {"prompt": prompt, "response": draw_demonstration(read_message(prompt), rng)}
-
-
-def _texts(prompts: Iterable[str], rng: Random) -> Iterator[Row]:
-    for row in _demonstrations(prompts, rng):
-        yield {"text": f"{row['prompt']}\n{row['response']}"}
 
 
 def _rankings(prompts: Iterable[str], count: int, rng: Random) -> Iterator[Row]:

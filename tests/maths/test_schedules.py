@@ -3,7 +3,13 @@
 import pytest
 import torch
 
-from rlhf_core.maths.schedules import cosine_with_warmup, linear_to_zero, warmup_from_a_tenth
+from rlhf_core.maths.schedules import (
+    constant_with_warmup,
+    cosine_with_warmup,
+    linear_to_zero,
+    linear_with_warmup,
+    warmup_from_a_tenth,
+)
 
 
 # 1 - 976 / 1953 = 0.500256 of 3e-6; the last update still has 1 / 1953 of it
@@ -62,3 +68,15 @@ def test_the_first_step_of_adam_is_the_learning_rate_damped_by_epsilon(gradient,
     weight.grad = torch.full_like(weight, gradient)
     optimizer.step()
     assert -weight.item() == pytest.approx(moved, rel=1e-9)
+
+
+def test_a_line_falls_from_the_peak_to_its_share_in_equal_steps():
+    shares = [
+        linear_with_warmup(step, steps=7, warmup_steps=2, final_share=0.2) for step in range(7)
+    ]
+    assert shares == pytest.approx([1 / 3, 2 / 3, 1.0, 0.8, 0.6, 0.4, 0.2])
+
+
+def test_a_constant_rate_stays_at_its_peak():
+    shares = [constant_with_warmup(step, warmup_steps=2) for step in range(5)]
+    assert shares == pytest.approx([1 / 3, 2 / 3, 1.0, 1.0, 1.0])

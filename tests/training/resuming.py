@@ -26,10 +26,12 @@ from rlhf_core.settings.ppo import PpoSettings
 from rlhf_core.settings.reward_model import RewardModelSettings
 from rlhf_core.settings.sft import SftSettings
 from rlhf_core.stopping import StopRequest
+from rlhf_core.training.demonstrations import Demonstrations
 from rlhf_core.training.ppo import train_ppo
 from rlhf_core.training.ranked import Rankings, mismatches
 from rlhf_core.training.reward_model import train_reward_model
-from rlhf_core.training.sft import Demonstrations, train_sft
+from rlhf_core.training.sft import train_sft
+from rlhf_core.training.sft_course import EpochSampler
 from rlhf_core.training.state import Saving, saving_into
 from tests.tiny_models import PAD, SPECIAL, tiny_policy, tiny_ppo_models, tiny_scalar_model
 
@@ -67,6 +69,7 @@ def run_sft(report: Report, saving: Saving | None, **changes) -> Outcome:
         seed=1,
         accelerator=Accelerator(),
         saving=saving,
+        sampler=EpochSampler(OTHERS.prompts, SPECIAL, 6, 0.5, usual_repetition=0.0),
     )
     return outcome, [policy]
 

@@ -12,10 +12,11 @@ from rlhf_core.report import ignore
 from rlhf_core.settings.ppo import PpoSettings
 from rlhf_core.settings.reward_model import RewardModelSettings
 from rlhf_core.settings.sft import SftSettings
+from rlhf_core.training.demonstrations import Demonstrations
 from rlhf_core.training.ppo import train_ppo
 from rlhf_core.training.ranked import Rankings
 from rlhf_core.training.reward_model import train_reward_model
-from rlhf_core.training.sft import Demonstrations, train_sft
+from rlhf_core.training.sft import train_sft
 from tests.processes import run_in_two_processes
 from tests.tiny_models import PAD, SPECIAL, tiny_policy, tiny_ppo_models, tiny_scalar_model
 

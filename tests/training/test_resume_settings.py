@@ -24,6 +24,9 @@ CASES: dict[str, dict[str, dict[str, object]]] = {
         "an adapter with dropout": {"lora": LoraSettings(rank=2, dropout=0.3)},
         "patience that runs out": {"epochs": 9, "evaluations_per_epoch": 6, "patience": 3},
         "loss on the prompt too": {"loss_on": "all", "weight_decay": 0.1},
+        "packing, and the last weights": {"packing": True, "selection": "last"},
+        "every epoch's weights and dropout": {"keep_epochs": True, "dropout": 0.3},
+        "a line": {"schedule": "linear"},
     },
     "reward_model": {
         "as it is": {},

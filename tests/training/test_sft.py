@@ -15,7 +15,9 @@ from rlhf_core.pretrained import load_policy, load_tokenizer
 from rlhf_core.report import ignore
 from rlhf_core.settings.model import ModelSettings
 from rlhf_core.settings.sft import SftSettings
-from rlhf_core.training.sft import Demonstrations, sft_loss, train_sft, validation_loss
+from rlhf_core.training.demonstrations import Demonstrations
+from rlhf_core.training.sft import train_sft, validation_loss
+from rlhf_core.training.sft_loss import sft_loss
 from tests.tiny_models import PAD, STORIES, tiny_policy
 
 TEXTS = STORIES.parents[1] / "text" / "tinystories.jsonl.gz"
