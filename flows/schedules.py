@@ -1,53 +1,60 @@
-"""A recipe as a Prefect deployment: served by this process, or run by the workers of a pool."""
+"""Recipes as Prefect deployments: served by this process, or run by the workers of a pool."""
 
 import os
-import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from flows.ui import LOOPBACK, POLL_SECONDS, STOP_SECONDS, prefect_command
-from rlhf_core.errors import StorageError, UserError
+from flows.prefect_server import LOOPBACK, check_answers, running_server
+from rlhf_core.errors import UserError
 from rlhf_core.settings.recipe import Recipe
 from tasks.environment import shared_environment
 from tasks.reaper import reaping
 
-START_SECONDS = 120.0
-"""How long a Prefect server may take to answer; a new database takes twenty on a small machine."""
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.objects import WorkPool
+    from prefect.deployments.runner import RunnerDeployment
+
+PROCESS_POOL = "process"
+"""Kind of work pool whose workers run flows where they are installed themselves."""
+
+PREFECT_IMAGES = "prefecthq/prefect"
+"""Images in which Prefect is installed, and nothing of ours."""
 
 Overlap = Literal["skip", "queue"]
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """When a recipe runs, and what happens while an earlier run of it still does."""
+    """When a recipe runs, if not only when asked to, and what happens while it runs already."""
 
     cron: str | None
     interval: timedelta | None
     overlap: Overlap
 
 
-def serve_recipe(recipe: Recipe, store: Path, schedule: Schedule, *, port: int) -> None:
-    """The recipe runs by its schedule until this process is stopped.
+def serve_recipes(recipes: Sequence[Recipe], store: Path, schedule: Schedule, *, port: int) -> None:
+    """The recipes run by the schedule, and when Prefect is asked to, until this process is stopped.
 
     Without PREFECT_API_URL a Prefect server of its own runs beside it, on loopback: the temporary
     one of a single run has no scheduler.
     """
-    with _prefect_server(port) as (pages, spared), reaping(store):
+    check_cron(schedule.cron)
+    with running_server(port) as server, reaping(store):
         from flows.serving import serve_until_stopped
 
-        deployment = _deployment(recipe, store, schedule)
-        click.echo(f"Recipe {recipe.name} is served; Prefect's pages: {pages}. Ctrl-C stops.")
-        signum = serve_until_stopped(deployment, spared)
+        with _prefect_client() as client:
+            _watch_for_crashes(client)
+        deployments = [_deployment(recipe, store, schedule) for recipe in recipes]
+        names = ", ".join(deployment.full_name for deployment in deployments)
+        click.echo(f"Served: {names}. Prefect's pages: {server.pages}. Ctrl-C stops.")
+        signum = serve_until_stopped(deployments, server.processes)
     if signum:
         sys.exit(128 + signum)
 
@@ -62,30 +69,69 @@ def deploy_recipe(
             "one with `rlhf ui` or `prefect server start` and set its address, for example "
             f"http://{LOOPBACK}:4200/api."
         )
-    from prefect.client.orchestration import get_client
-    from prefect.exceptions import ObjectNotFound
-
-    with get_client(sync_client=True) as client:
-        try:
-            kind = client.read_work_pool(pool).type
-        except ObjectNotFound:
-            raise UserError(
-                f"Prefect knows no work pool {pool!r}. Make it: `prefect work-pool create {pool} "
-                "--type process`."
-            ) from None
+    check_answers(os.environ["PREFECT_API_URL"])
+    check_cron(schedule.cron)
+    with _prefect_client() as client:
+        kind = _usable_pool(client, pool).type
+        _watch_for_crashes(client)
     variables: dict[str, Any] = {"env": shared_environment()}
-    if kind == "process":
+    if kind == PROCESS_POOL:
         variables["working_dir"] = str(Path.cwd())  # the recipe may name files relative to it
     deployment = _deployment(
         recipe, store, schedule, name=name, work_pool_name=pool, job_variables=variables
     )
     deployment.apply()
-    return f"rlhf/{name or recipe.name}"
+    return deployment.full_name
+
+
+def check_cron(cron: str | None) -> None:
+    """Refuse what is no cron, before any server is started for it."""
+    if cron is None:
+        return
+    from prefect.client.schemas.schedules import CronSchedule
+    from pydantic import ValidationError
+
+    try:
+        CronSchedule(cron=cron, timezone="UTC")
+    except ValidationError as error:
+        raise UserError(
+            f"--cron {cron!r} is no time that cron knows. Give five fields, minute, hour, day, "
+            'month and weekday: "0 3 * * *" is every night at three.'
+        ) from error
+
+
+def _usable_pool(client: "SyncPrefectClient", name: str) -> "WorkPool":
+    """The work pool, whose workers have this package."""
+    from prefect.exceptions import ObjectNotFound
+
+    try:
+        pool = client.read_work_pool(name)
+    except ObjectNotFound:
+        raise UserError(
+            f"Prefect knows no work pool {name!r}. Make it: `prefect work-pool create {name} "
+            f"--type {PROCESS_POOL}`."
+        ) from None
+    image = _image(pool.base_job_template)
+    if pool.type == PROCESS_POOL or (image and not image.startswith(PREFECT_IMAGES)):
+        return pool
+    raise UserError(
+        f"Work pool {name!r} is of type {pool.type}, and its jobs would start "
+        f"{image or 'an image of Prefect'}, in which this package is not installed. Set the "
+        "pool's `image` to one that holds it (docker/Dockerfile makes one), or make another pool: "
+        f"`prefect work-pool create NAME --type {PROCESS_POOL}`."
+    )
+
+
+def _image(job_template: Mapping[str, Any]) -> str | None:
+    """The image that a pool's jobs start from unless told otherwise; None where it says none."""
+    variables = job_template.get("variables", {}).get("properties", {})
+    image = variables.get("image", {}).get("default")
+    return image if isinstance(image, str) else None
 
 
 def _deployment(
     recipe: Recipe, store: Path, schedule: Schedule, name: str | None = None, **placed: Any
-) -> Any:
+) -> "RunnerDeployment":
     from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
     from prefect.types.entrypoint import EntrypointType
 
@@ -95,7 +141,7 @@ def _deployment(
         "skip": ConcurrencyLimitStrategy.CANCEL_NEW,
         "queue": ConcurrencyLimitStrategy.ENQUEUE,
     }
-    return rlhf_pipeline.to_deployment(
+    deployment: RunnerDeployment = rlhf_pipeline.to_deployment(
         name or recipe.name,
         cron=schedule.cron,
         interval=schedule.interval,
@@ -107,44 +153,17 @@ def _deployment(
         entrypoint_type=EntrypointType.MODULE_PATH,
         **placed,
     )
+    return deployment
 
 
-@contextmanager
-def _prefect_server(port: int) -> Iterator[tuple[str, set[int]]]:
-    """A server that answers, and its process: the configured one, or one until the block ends."""
-    configured = os.environ.get("PREFECT_API_URL")
-    if configured is not None:
-        yield configured.rstrip("/").removesuffix("/api"), set()
-        return
-    pages = f"http://{LOOPBACK}:{port}"
-    environment = os.environ | {
-        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": pages,
-        "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
-    }
-    server = subprocess.Popen(prefect_command(port), env=environment, start_new_session=True)
-    try:
-        _wait_until_up(server, f"{pages}/api/health")
-        os.environ["PREFECT_API_URL"] = f"{pages}/api"
-        yield pages, {server.pid}
-    finally:
-        server.terminate()
-        try:
-            server.wait(timeout=STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            server.kill()
+def _watch_for_crashes(client: "SyncPrefectClient") -> None:
+    from flows.crash_watch import watch_for_crashes
+    from flows.rlhf import rlhf_pipeline
+
+    watch_for_crashes(client, rlhf_pipeline.name)
 
 
-def _wait_until_up(server: subprocess.Popen[bytes], address: str) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        if server.poll() is not None:
-            break
-        try:
-            with urllib.request.urlopen(address, timeout=POLL_SECONDS):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(POLL_SECONDS)
-    raise StorageError(
-        f"The Prefect server does not answer at {address}; its own words stand above. Is another "
-        "one on this port? Choose another with --prefect-port."
-    )
+def _prefect_client() -> "SyncPrefectClient":
+    from prefect.client.orchestration import get_client
+
+    return get_client(sync_client=True)

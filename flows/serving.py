@@ -5,7 +5,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +39,11 @@ class SavingRunner(Runner):
         raise KeyboardInterrupt
 
 
-def serve_until_stopped(deployment: RunnerDeployment, spared: Set[int]) -> int:
+def serve_until_stopped(deployments: Sequence[RunnerDeployment], spared: Set[int]) -> int:
     """Run what is due until a signal comes, and return it; `spared` processes are left alone."""
     runner = SavingRunner(spared)
-    runner.add_deployment(deployment)
+    for deployment in deployments:
+        runner.add_deployment(deployment)
     signal.signal(signal.SIGINT, runner.handle_sigterm)
     try:
         asyncio.run(runner.start())

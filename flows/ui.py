@@ -9,12 +9,15 @@ from pathlib import Path
 
 import click
 
+from flows.prefect_server import (
+    LOOPBACK,
+    POLL_SECONDS,
+    STOP_SECONDS,
+    check_port,
+    prefect_command,
+)
 from rlhf_core.errors import StorageError
 from tasks.environment import mlflow_is_served, mlflow_pages, prefect_pages
-
-LOOPBACK = "127.0.0.1"
-POLL_SECONDS = 0.5
-STOP_SECONDS = 10
 
 
 def serve_pages(store: Path, *, mlflow_port: int, prefect_port: int) -> None:
@@ -22,9 +25,11 @@ def serve_pages(store: Path, *, mlflow_port: int, prefect_port: int) -> None:
     commands: dict[str, list[str]] = {}
     addresses = {"MLflow": mlflow_pages(), "Prefect": prefect_pages()}
     if not mlflow_is_served():
+        check_port("MLflow", mlflow_port, "--mlflow-port")
         addresses["MLflow"] = f"http://{LOOPBACK}:{mlflow_port}"
         commands["MLflow"] = _mlflow_command(store, mlflow_port)
     if "PREFECT_API_URL" not in os.environ:
+        check_port("Prefect", prefect_port, "--prefect-port")
         addresses["Prefect"] = f"http://{LOOPBACK}:{prefect_port}"
         commands["Prefect"] = prefect_command(prefect_port)
     for name, address in addresses.items():
@@ -50,14 +55,6 @@ def _mlflow_command(store: Path, port: int) -> list[str]:
     ]
 
 
-def prefect_command(port: int) -> list[str]:
-    """The command line of a Prefect server on loopback."""
-    return [
-        *(sys.executable, "-m", "prefect", "server", "start"),
-        *("--host", LOOPBACK, "--port", str(port)),
-    ]
-
-
 def _run_until_one_ends(commands: Mapping[str, list[str]], environment: Mapping[str, str]) -> None:
     servers = {
         name: subprocess.Popen(command, env=environment) for name, command in commands.items()
@@ -68,8 +65,7 @@ def _run_until_one_ends(commands: Mapping[str, list[str]], environment: Mapping[
                 if server.poll() is not None:
                     raise StorageError(
                         f"The {name} server ended with status {server.returncode}; its own words "
-                        "stand above. Is another one on this port? Choose another with --help's "
-                        "options."
+                        "stand above."
                     )
             time.sleep(POLL_SECONDS)
     finally:

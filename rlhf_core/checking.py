@@ -47,7 +47,8 @@ def check_table(
     faults = [*read.faults, *check_rows(read.rows, table)]
     broken = _places(faults, actions, "refuse") | _places(faults, actions, "set_aside")
     whole = [row for row in read.rows if (row.file, row.line) not in broken]
-    faults.extend(check_lengths(whole, model, counter))
+    if table != "text":  # which whoever reads it cuts to the length that it needs
+        faults.extend(check_lengths(whole, model, counter))
     refused = [fault for fault in faults if actions[fault.rule] == "refuse"]
     aside = _places(faults, actions, "set_aside")
     usable = [row for row in whole if (row.file, row.line) not in aside]

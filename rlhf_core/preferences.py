@@ -11,7 +11,7 @@ from pandera.errors import SchemaErrors
 from rlhf_core.rows import Row
 from rlhf_core.rules import Fault
 
-TableName = Literal["demonstrations", "preferences", "prompts"]
+TableName = Literal["demonstrations", "preferences", "prompts", "text"]
 
 _ALLOWED_CONTROLS = frozenset("\t\n\r\v\f")
 
@@ -85,7 +85,7 @@ def check_rows(rows: Sequence[Row], table: TableName) -> list[Fault]:
     """The faults of the rows by the schemas above, in the order of the rows."""
     if not rows:
         return []
-    texts = list(_texts(rows))
+    texts = list(_texts(rows, table))
     text_frame = pd.DataFrame(
         {
             "is_blank": [_is_blank(text.text) for text in texts],
@@ -134,9 +134,9 @@ def field_names(row: Row) -> list[str]:
     return [f"responses[{place}]" for place in range(len(row.responses))]
 
 
-def _texts(rows: Sequence[Row]) -> Iterator[_Text]:
+def _texts(rows: Sequence[Row], table: TableName) -> Iterator[_Text]:
     for row in rows:
-        yield _Text(row, "prompt", row.prompt)
+        yield _Text(row, "text" if table == "text" else "prompt", row.prompt)
         for field, response in zip(field_names(row), row.responses, strict=True):
             yield _Text(row, field, response)
 
@@ -162,7 +162,9 @@ def _seen_in_text(rule: str, text: str) -> str:
 
 
 def _repeated(rows: Sequence[Row], table: TableName) -> list[str | None]:
-    """For each row that was there before: where it stood first."""
+    """For each row that was there before: where it stood first; running text may repeat itself."""
+    if table == "text":
+        return [None] * len(rows)
     first: dict[object, str] = {}
     found: list[str | None] = []
     for row in rows:

@@ -83,6 +83,14 @@ def distinctly_named(sources: Iterable[Source]) -> list[Source]:
 
 
 def _reader(first: RawRow, settings: TableSettings, table: TableName, split_by: str) -> RowReader:
+    if table == "text":
+        if settings.format not in ("auto", "text"):
+            raise DataError(
+                f"data.text.format: {settings.format!r} has parts, and a plain text has none: use "
+                "`text`, and say which column it is, for example "
+                "`--set data.text.columns={text: YOUR_COLUMN}`."
+            )
+        return RowReader("whole_text", settings.columns, split_by, settings.opening_sentences)
     form = form_of(first, settings.columns, table) if settings.format == "auto" else settings.format
     if table == "preferences" and form not in PREFERENCE_FORMS:
         raise DataError(

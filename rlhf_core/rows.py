@@ -1,4 +1,4 @@
-"""The forms in which rows come, brought to three kinds: demonstration, preference, prompt.
+"""The forms in which rows come, brought to four kinds: demonstration, preference, prompt, text.
 
 Responses lose their leading white space and prompts their trailing spaces (detail S2): the encoder
 puts `model.response_prefix` between them.
@@ -15,7 +15,17 @@ from rlhf_core.rules import Fault, escaped
 from rlhf_core.sources import RawRow, type_in_words
 from rlhf_core.unusable import UnusableError
 
-Form = Literal["prompt_response", "pairs", "rankings", "messages", "transcripts", "text", "prompts"]
+Form = Literal[
+    "prompt_response",
+    "pairs",
+    "rankings",
+    "messages",
+    "transcripts",
+    "text",
+    "whole_text",
+    "prompts",
+]
+"""`text` is cut into an opening and the rest of it; `whole_text`, of the text table, is not."""
 
 _COLUMNS: Mapping[Form, tuple[str, ...]] = {
     "rankings": ("prompt", "responses", "ranks"),
@@ -34,6 +44,8 @@ PREFERENCE_FORMS: tuple[Form, ...] = ("rankings", "pairs", "transcripts")
 @dataclass(frozen=True, slots=True)
 class Row:
     """One prompt with no, one or several responses, wherever it came from.
+
+    A plain text of the text table stands in `prompt`, whole, and is its own key.
 
     `ranks` has one whole number per response, 1 for the best; it is empty where the row prefers
     nothing. Rows of equal `key` stay on one side of every split.
@@ -71,7 +83,8 @@ class RowReader:
         try:
             prompt, responses, ranks = self._parts(fields)
             source, group = _label(fields, "source", raw.file), _label(fields, "group", "")
-            key = prompt if self.split_by == "prompt" else _label(fields, self.split_by, None)
+            by_prompt = self.split_by == "prompt" or self.form == "whole_text"
+            key = prompt if by_prompt else _label(fields, self.split_by, None)
         except UnusableError as unusable:
             return unusable.fault(raw.file, raw.line)
         return Row(
@@ -161,6 +174,10 @@ def _prompt(fields: Mapping[str, object]) -> _Parts:
     return _Parts(_text(fields, "prompt"), [], [])
 
 
+def _whole_text(fields: Mapping[str, object]) -> _Parts:
+    return _Parts(_text(fields, "text"), [], [])
+
+
 _READERS: Mapping[Form, Callable[[Mapping[str, object]], _Parts]] = {
     "prompt_response": _demonstration,
     "pairs": _pair,
@@ -168,6 +185,7 @@ _READERS: Mapping[Form, Callable[[Mapping[str, object]], _Parts]] = {
     "messages": _messages,
     "transcripts": _transcripts,
     "prompts": _prompt,
+    "whole_text": _whole_text,
 }
 
 

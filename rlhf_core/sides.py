@@ -18,23 +18,26 @@ class Sides:
     demonstrations: Splits
     preferences: Splits
     prompts: Splits
+    text: Splits
     removed: Mapping[str, int]
     """Rows of each table that stand on no side, since their key is held out of that table."""
 
     def tables(self) -> dict[TableName, Splits]:
-        """The three tables by name."""
+        """The tables by name."""
         return {
             "demonstrations": self.demonstrations,
             "preferences": self.preferences,
             "prompts": self.prompts,
+            "text": self.text,
         }
 
 
 def split_tables(tables: Mapping[TableName, Sequence[Row]], settings: DataSettings) -> Sides:
     """Evaluation prompts are seen by no training stage, validation rows by no training step.
 
-    Prompts that are not given are those of the demonstrations, and demonstrations that are not
-    given are the best responses of the preferences' training side, split once more.
+    A text that begins with an evaluation prompt is trained on by nobody. Prompts that are not given
+    are those of the demonstrations, and demonstrations that are not given are the best responses of
+    the preferences' training side, split once more.
     """
     demonstrations = tables.get("demonstrations", ())
     preferences = tables.get("preferences", ())
@@ -64,12 +67,38 @@ def split_tables(tables: Mapping[TableName, Sequence[Row]], settings: DataSettin
         "train": _outside(prompts, evaluation | validation),
         "evaluation": [row for row in prompts if row.key in evaluation],
     }
+    text = tables.get("text", ())
+    apart = _not_beginning_with(text, [row.prompt for row in prompt_sides["evaluation"]])
     removed = {
         "demonstrations": len(demonstrations) - len(seen["demonstrations"]),
         "preferences": len(preferences) - len(seen["preferences"]),
         "prompts": len(prompts) - sum(len(rows) for rows in prompt_sides.values()),
+        "text": len(text) - len(apart),
     }
-    return Sides(demonstration_sides, preference_sides, prompt_sides, removed)
+    text_sides = _sides(apart, _held_out_text(apart, settings))
+    return Sides(demonstration_sides, preference_sides, prompt_sides, text_sides, removed)
+
+
+def _held_out_text(rows: Sequence[Row], settings: DataSettings) -> frozenset[str]:
+    """The texts kept for validation; they are split for themselves, and change no other table."""
+    return held_out_keys(
+        {"text": {row.key for row in rows}},
+        settings.validation_share,
+        salt="text-validation",
+        split_by="text",
+    )
+
+
+def _not_beginning_with(rows: Sequence[Row], prompts: Sequence[str]) -> list[Row]:
+    """The texts that begin with none of the prompts."""
+    prompts_of_length: dict[int, set[str]] = {}
+    for prompt in prompts:
+        prompts_of_length.setdefault(len(prompt), set()).add(prompt)
+    return [
+        row
+        for row in rows
+        if not any(row.prompt[:length] in some for length, some in prompts_of_length.items())
+    ]
 
 
 def _best_responses(rows: Sequence[Row], settings: DataSettings) -> Splits:

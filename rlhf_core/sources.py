@@ -19,7 +19,8 @@ from rlhf_core.rules import Fault, escaped
 
 MAX_ROW_BYTES = 16 * 2**20
 
-DATA_SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
+DATA_SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet", ".txt", ".txt.gz")
+_TEXT_SUFFIXES = (".txt", ".txt.gz")
 
 _GZIP, _PARQUET = b"\x1f\x8b", b"PAR1"
 _OTHER_FORMATS = {
@@ -33,7 +34,7 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 class RawRow(NamedTuple):
-    """A JSON object or Parquet row as it came, and where it stood."""
+    """A JSON object, Parquet row or line of text as it came, and where it stood."""
 
     file: str
     line: int
@@ -74,9 +75,9 @@ def read_file(file: LocalFile) -> Iterator[RawRow | Fault]:
             yield from _parquet_rows(file.name, opened)
         elif start.startswith(_GZIP):
             with gzip.open(opened) as unpacked:
-                yield from _json_rows(file.name, _lines(file.name, cast(BinaryIO, unpacked)))
+                yield from _line_rows(file.name, _lines(file.name, cast(BinaryIO, unpacked)))
         else:
-            yield from _json_rows(file.name, _lines(file.name, opened))
+            yield from _line_rows(file.name, _lines(file.name, opened))
 
 
 def _check_format(name: str, start: bytes) -> None:
@@ -120,7 +121,9 @@ def _lines(name: str, file: BinaryIO) -> Iterator[tuple[int, bytes]]:
         ) from None
 
 
-def _json_rows(name: str, lines: Iterable[tuple[int, bytes]]) -> Iterator[RawRow | Fault]:
+def _line_rows(name: str, lines: Iterable[tuple[int, bytes]]) -> Iterator[RawRow | Fault]:
+    """A row from each line that is not blank: a JSON object, or text where the name says so."""
+    row = _text_row if name.endswith(_TEXT_SUFFIXES) else _json_row
     for number, line in lines:
         content = line.removesuffix(b"\n").removesuffix(b"\r")
         if content.startswith(_BYTE_ORDER_MARK):
@@ -131,7 +134,19 @@ def _json_rows(name: str, lines: Iterable[tuple[int, bytes]]) -> Iterator[RawRow
         if len(line) > MAX_ROW_BYTES:
             yield Fault("SIZE-001", name, number, "", f"over {MAX_ROW_BYTES:,} bytes on one line")
         elif content.strip():
-            yield _json_row(name, number, content)
+            yield row(name, number, content)
+
+
+def _text_row(name: str, number: int, content: bytes) -> RawRow | Fault:
+    try:
+        return RawRow(name, number, {"text": content.decode("utf-8")})
+    except UnicodeDecodeError as error:
+        return _not_utf8(name, number, content, error)
+
+
+def _not_utf8(name: str, number: int, content: bytes, error: UnicodeDecodeError) -> Fault:
+    seen = f"byte 0x{content[error.start]:02x} at offset {error.start} of the line"
+    return Fault("ENC-001", name, number, "", seen)
 
 
 def _json_row(name: str, number: int, content: bytes) -> RawRow | Fault:
@@ -140,8 +155,7 @@ def _json_row(name: str, number: int, content: bytes) -> RawRow | Fault:
             content.decode("utf-8"), object_pairs_hook=_object, parse_constant=_refuse_constant
         )
     except UnicodeDecodeError as error:
-        seen = f"byte 0x{content[error.start]:02x} at offset {error.start} of the line"
-        return Fault("ENC-001", name, number, "", seen)
+        return _not_utf8(name, number, content, error)
     except json.JSONDecodeError as error:
         near = escaped(error.doc[max(0, error.pos - 10) : error.pos + 20])
         return Fault(

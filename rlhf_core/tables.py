@@ -16,6 +16,7 @@ from rlhf_core.errors import ArtifactError
 DemonstrationSplit = Literal["train", "validation"]
 PreferenceSplit = Literal["train", "validation"]
 PromptSplit = Literal["train", "evaluation"]
+TextSplit = Literal["train", "validation"]
 
 _WHERE = [("file", pa.string()), ("line", pa.int64())]
 
@@ -32,9 +33,10 @@ _SCHEMAS: Mapping[str, pa.Schema] = {
         ]
     ),
     "prompts": pa.schema([("prompt", pa.string()), ("reference", pa.string()), *_WHERE]),
+    "text": pa.schema([("text", pa.string()), *_WHERE]),
 }
 
-Table = Literal["demonstrations", "preferences", "prompts"]
+Table = Literal["demonstrations", "preferences", "prompts", "text"]
 
 
 def read_demonstrations(folder: Path, split: DemonstrationSplit) -> pd.DataFrame:
@@ -53,6 +55,11 @@ def read_preferences(folder: Path, split: PreferenceSplit) -> pd.DataFrame:
 def read_prompts(folder: Path, split: PromptSplit) -> pd.DataFrame:
     """One row per prompt: prompt, reference (a demonstration's response, or None), file, line."""
     return _read(folder, "prompts", split)
+
+
+def read_text(folder: Path, split: TextSplit) -> pd.DataFrame:
+    """One row per plain text: text, file, line; no rows where the recipe names no text."""
+    return _read(folder, "text", split)
 
 
 def write_table(

@@ -20,7 +20,7 @@ TABLES_USED: dict[Stage, tuple[str, ...]] = {
 }
 """Tables of the data artifact that each later stage reads."""
 
-CORPUS = ("demonstrations-train", "preferences-train", "prompts-train")
+CORPUS = ("demonstrations-train", "preferences-train", "prompts-train", "text-train")
 """Tables whose words become the tokenizer of a model that is made from nothing."""
 
 

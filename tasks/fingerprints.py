@@ -122,7 +122,8 @@ def _local_sources(recipe: Recipe, stage: Stage) -> dict[str, str]:
     """Contents of the files and folders outside the store that the stage reads."""
     names: list[str] = []
     if stage == "data":
-        tables = (recipe.data.demonstrations, recipe.data.preferences, recipe.data.prompts)
+        data = recipe.data
+        tables = (data.demonstrations, data.preferences, data.prompts, data.text)
         names += [name for table in tables if table is not None for name in _sources(table)]
     if stage in ("data", "sft") and recipe.model.base is not None:
         names.append(recipe.model.base)

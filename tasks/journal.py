@@ -29,17 +29,16 @@ class Placed(NamedTuple):
 
 
 class Journal:
-    """The one writer of a journal file; `end` is where its last whole record ends.
+    """The one writer of a journal file that is there; `end` is where its last whole record ends.
 
-    Opening waits for nobody: BlockingIOError where another process writes or ships it. Each record
-    that is there is given to `each`.
+    Opening waits for nobody: BlockingIOError where another process writes or ships it,
+    FileNotFoundError where it was removed. Each record that is there is given to `each`.
     """
 
     def __init__(self, path: Path, each: Callable[[Record], object] = lambda _: None) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
         self._one_at_a_time = threading.Lock()
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.fstat(self._file).st_nlink == 0:
@@ -73,6 +72,12 @@ class Journal:
     def close(self) -> None:
         """Another process may write the file."""
         os.close(self._file)
+
+
+def make_journal(path: Path) -> None:
+    """An empty journal is at `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
 
 
 def read_records(path: Path, start: int = 0) -> Iterator[Placed]:

@@ -3,15 +3,21 @@
 import logging
 import math
 import os
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from rlhf_core.errors import Stopped
 from tasks.journal import read_records
 from tasks.run_journal import FINISHED, SUFFIX, RunJournal
 from tasks.shipper import (
+    Gone,
     Send,
+    Shipment,
     Shipper,
+    Unreachable,
     read_shipped,
     refused_path,
     server_name,
@@ -24,6 +30,15 @@ LEFTOVER_SECONDS = 10.0
 
 LEFTOVER_FAULTS = 2
 """Faults in a row after which they wait for the next start."""
+
+LATE_SECONDS = 10.0
+"""How often a run under way looks whether MLflow lacks something of its finished stages."""
+
+LAST_SECONDS = 20.0
+STOP_SECONDS = 3.0
+"""How long a run that ends waits while they are sent; less where a signal ends it."""
+
+ENDED = (FINISHED, "FAILED", "KILLED")
 
 PIPELINES = "tracking"
 """Folder of the store with the journals of pipeline runs; a stage's lies in its work folder."""
@@ -80,6 +95,69 @@ def _ship_whole(book: RunJournal, uri: str, until: float, tries: float) -> bool:
     if shipped and book.status == FINISHED:
         remove_journal(book.path)
     return shipped or shipper.gone
+
+
+@contextmanager
+def shipping_finished(store: Path) -> Iterator[None]:
+    """While the block runs, MLflow is sent what finished stages could not tell it, once it answers.
+
+    Later stages name the runs of earlier ones, and wait for them. When the block ends, the journals
+    of stages that failed are sent as well: until then they may be tried again, and continued.
+    """
+    ended = threading.Event()
+    thread = threading.Thread(
+        target=_ship_again_and_again, args=(store, ended), name="late shipper", daemon=True
+    )
+    thread.start()
+    patience = LAST_SECONDS
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, Stopped) or not isinstance(error, Exception):
+            patience = STOP_SECONDS
+        raise
+    finally:
+        ended.set()
+        thread.join(patience)
+
+
+def _ship_again_and_again(store: Path, ended: threading.Event) -> None:
+    gone: set[Path] = set()
+    while not ended.wait(LATE_SECONDS):
+        _ship_closed(store, (FINISHED,), gone)
+    _ship_closed(store, ENDED, gone)
+
+
+def _ship_closed(store: Path, statuses: Container[str | None], gone: set[Path]) -> None:
+    """MLflow has the journals of such runs that no process holds, up to the first it cannot take.
+
+    Those of runs that were deleted in MLflow are added to `gone`, and passed over from then on.
+    """
+    uri = os.environ["MLFLOW_TRACKING_URI"]
+    for path in unshipped(store):
+        if path in gone:
+            continue
+        try:
+            book = RunJournal(path)
+        except (BlockingIOError, FileNotFoundError):
+            continue
+        try:
+            if book.status in statuses:
+                _ship_at_once(book, uri)
+        except Gone:
+            gone.add(path)
+        except (Unreachable, OSError):
+            return
+        finally:
+            book.close()
+
+
+def _ship_at_once(book: RunJournal, uri: str) -> None:
+    shipment = Shipment(book, server_name(uri), mlflow_sender(uri, tries=math.inf))
+    shipment.advance()
+    if shipment.complete and book.status == FINISHED:
+        remove_journal(book.path)
+    _log.warning("MLflow has now all of a run that ended while it was out of reach")
 
 
 def _begun(journal: Path) -> int:

@@ -19,7 +19,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from tasks.journal import Record
-from tasks.mlflow_store import run_if_there
+from tasks.mlflow_store import run_if_there, runs_with_tag
 from tasks.pages import run_path
 from tasks.shipper import Place
 
@@ -117,10 +117,15 @@ def linked(client: MlflowClient, text: str) -> str:
 
 
 def mend_links_to(client: MlflowClient, run_id: str) -> None:
-    """The description of the run's parent links to it also where MLflow had the parent first."""
-    parent_id = client.get_run(run_id).data.tags.get(PARENT_TAG)
+    """What MLflow had before the run links to it: its parent's page, and the users of its model."""
+    run = client.get_run(run_id)
+    parent_id = run.data.tags.get(PARENT_TAG)
     parent = run_if_there(client, parent_id) if parent_id else None
     text = parent.data.tags.get(DESCRIPTION_TAG, "") if parent else ""
     mended = linked(client, text)
     if parent_id and mended != text:
         client.set_tag(parent_id, DESCRIPTION_TAG, mended)
+    if _models_made_by(run):
+        users = f"parent.{run.data.tags['stage']}.run_id"
+        for user in runs_with_tag(client, users, run_id):
+            link_models(client, user, [run_id])

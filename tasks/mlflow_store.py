@@ -56,13 +56,16 @@ def runs_of_journal(client: MlflowClient, journal: str) -> list[str]:
 
     A server that was slow to answer may have made a run that was given up.
     """
+    return runs_with_tag(client, JOURNAL_TAG, journal)
+
+
+def runs_with_tag(client: MlflowClient, tag: str, value: str) -> list[str]:
+    """MLflow's ids of the runs whose tag has this value, in all experiments, oldest first."""
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     if not experiments:
         return []
     found = client.search_runs(
-        experiments,
-        f"tags.`{JOURNAL_TAG}` = '{journal}'",
-        order_by=["attributes.start_time ASC"],
+        experiments, f"tags.`{tag}` = '{value}'", order_by=["attributes.start_time ASC"]
     )
     return [run.info.run_id for run in found]
 

@@ -16,7 +16,7 @@ from rlhf_core.settings.recipe import Recipe
 from tasks.clone import code_diff, code_version
 from tasks.handles import PipelineRun
 from tasks.heartbeat import beating
-from tasks.leftovers import PIPELINES, ship_leftovers
+from tasks.leftovers import PIPELINES, ship_leftovers, shipping_finished
 from tasks.pages import CODE_DIFF, pipeline_description, pipeline_page
 from tasks.provenance import environment_record
 from tasks.reaper import reap, report_crashes
@@ -42,6 +42,7 @@ def open_pipeline(
     report_crashes(folder)
     ship_leftovers(folder)
     with (
+        shipping_finished(folder),
         beating(folder, stage=None, run_id=None, journal=journal, prefect=prefect_ids()) as heart,
         open_run(recipe.name, recipe.name, tags, parent_run_id=None, journal=journal) as run,
     ):

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tasks.journal import Journal
+from tasks.journal import Journal, make_journal
 
 SUFFIX = ".journal"
 FINISHED = "FINISHED"
@@ -164,7 +164,9 @@ def open_journal(folder: Path) -> RunJournal:
         if found.status != FINISHED:
             return found
         found.close()
-    return RunJournal(folder / f"{uuid.uuid4().hex}{SUFFIX}")
+    new = folder / f"{uuid.uuid4().hex}{SUFFIX}"
+    make_journal(new)
+    return RunJournal(new)
 
 
 def journals_in(folder: Path) -> list[Path]:

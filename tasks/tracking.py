@@ -226,5 +226,8 @@ def _close(book: RunJournal, shipper: Shipper, seconds: float) -> None:
     if shipped and book.status == FINISHED:
         remove_journal(book.path)
     elif not shipped:
-        _log.warning("MLflow does not have all of this run; the next start of rlhf sends the rest")
+        _log.warning(
+            "MLflow does not have all of this run; the rest is sent when MLflow answers, by the "
+            "next start of rlhf at the latest"
+        )
     book.close()

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
+from flows.commands.schedule import serve
+
 PROJECT = Path(__file__).parents[1]
 DOCKER = PROJECT / "docker"
 COMPOSE = yaml.safe_load((DOCKER / "compose.yaml").read_text())
@@ -82,15 +84,18 @@ def test_the_worker_waits_until_both_servers_are_well():
 
 @each_service
 def test_a_command_is_one_that_the_image_holds(service):
-    program, *arguments = service["command"]
     installed = {point.name for point in entry_points(group="console_scripts")}
-    if program != "python":
-        assert program in installed
-        return
-    script, *recipes = arguments
-    assert re.search(rf"^COPY .*docker/{re.escape(script)}\b", DOCKERFILE, re.MULTILINE)
-    assert recipes
-    assert all((PROJECT / recipe).is_file() for recipe in recipes)
+    assert service["command"][0] in installed
+
+
+def test_the_worker_serves_recipes_that_the_image_holds_one_run_of_each_at_a_time():
+    program, command, *arguments = SERVICES["worker"]["command"]
+    assert (program, command) == ("rlhf", "serve")
+    given = serve.make_context("serve", arguments).params
+    assert given["overlap"] == "queue"  # whoever asks for a second run gets it afterwards
+    assert (given["cron"], given["interval"]) == (None, None)
+    assert "COPY recipes recipes" in DOCKERFILE
+    assert all((PROJECT / recipe).is_file() for recipe in given["recipes"])
 
 
 def test_mlflow_asks_for_a_login_and_answers_to_exact_names_only():

@@ -49,6 +49,18 @@ def test_plain_gzip_and_parquet_give_the_same_rows(tmp_path):
     assert [row.line for row in read_file(parquet)] == [1, 2]
 
 
+def test_a_line_of_a_text_file_is_a_row_of_text(tmp_path):
+    content = b" = Heading =\n \n\nA paragraph {not JSON}.\r\n\xff\n"
+    plain = write(tmp_path / "a.txt", content)
+    packed = write(tmp_path / "a.txt.gz", gzip.compress(content, mtime=0))
+    for file in (plain, packed):
+        heading, paragraph, fault = read_file(file)
+        assert heading == RawRow(file.name, 1, {"text": " = Heading ="})
+        assert paragraph == RawRow(file.name, 4, {"text": "A paragraph {not JSON}."})
+        assert isinstance(fault, Fault)
+        assert (fault.rule, fault.line) == ("ENC-001", 5)
+
+
 def test_a_row_is_named_by_its_physical_line(tmp_path):
     # line 2 is blank, line 3 ends in CR LF, line 4 holds a raw U+2028, which ends no line
     content = b'{"a": 1}\n\n{"a": 2}\r\n' + '{"a": "x\u2028y"}\n'.encode() + b'{"a": 4}'

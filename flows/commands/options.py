@@ -1,6 +1,8 @@
 """Arguments and options that several commands share."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -31,3 +33,9 @@ checkpoint_option = click.option(
     type=click.FloatRange(min=0),
     help="How often training saves its state; RLHF_CHECKPOINT_SECONDS or 60 when not given.",
 )
+
+
+def port_option(name: str, default: int, explained: str) -> Callable[[Any], Any]:
+    """An option that names a port of this machine."""
+    ports = click.IntRange(1, 65535)
+    return click.option(name, type=ports, default=default, show_default=True, help=explained)

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from flows import console
-from flows.commands.options import json_option, store_option
+from flows.commands.options import json_option, port_option, store_option
 from tasks.environment import make_store_folder, prepare_environment, store_folder
 from tasks.reaper import end_dead_runs
 from tasks.store import Store
@@ -27,8 +27,8 @@ def runs(store: Path | None, *, as_json: bool) -> None:
 
 @click.command()
 @store_option
-@click.option("--mlflow-port", default=5000, show_default=True)
-@click.option("--prefect-port", default=4200, show_default=True)
+@port_option("--mlflow-port", 5000, "Where MLflow's pages are shown.")
+@port_option("--prefect-port", 4200, "Where Prefect's pages are shown.")
 def ui(store: Path | None, mlflow_port: int, prefect_port: int) -> None:
     """Show MLflow's and Prefect's pages on this machine only."""
     folder = store_folder(store)

@@ -1,4 +1,4 @@
-"""`rlhf serve` and `rlhf deploy`: a recipe that runs by a schedule."""
+"""`rlhf serve` and `rlhf deploy`: recipes that run by a schedule, or when Prefect is asked to."""
 
 import re
 from collections.abc import Sequence
@@ -10,16 +10,18 @@ import click
 from flows.commands.options import (
     checkpoint_option,
     overrides_option,
+    port_option,
     recipe_argument,
     store_option,
 )
 from flows.execution import prepare
-from flows.schedules import Overlap, Schedule, deploy_recipe, serve_recipe
+from flows.schedules import Overlap, Schedule, deploy_recipe, serve_recipes
 from rlhf_core.errors import UserError
 from rlhf_core.recipes import load_recipe
 from tasks.environment import store_folder
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_LONGEST = timedelta(days=3660)
 
 
 class Interval(click.ParamType[timedelta]):
@@ -30,10 +32,15 @@ class Interval(click.ParamType[timedelta]):
     def convert(
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
     ) -> timedelta:
-        found = re.fullmatch(r"(\d+)([smhd]?)", str(value))
-        if found is None or int(found[1]) == 0:
-            self.fail(f"{value!r} is no span of time such as 90s, 15m, 6h or 1d.", param, ctx)
-        return timedelta(seconds=int(found[1]) * _UNITS[found[2] or "s"])
+        found = re.fullmatch(r"(\d+)([smhd]?)", str(value), re.ASCII)
+        seconds = int(found[1]) * _UNITS[found[2] or "s"] if found else 0
+        if not 0 < seconds <= _LONGEST.total_seconds():
+            self.fail(
+                f"{value!r} is no span of time such as 90s, 15m, 6h or 1d, up to {_LONGEST.days}d.",
+                param,
+                ctx,
+            )
+        return timedelta(seconds=seconds)
 
 
 _cron = click.option("--cron", help="When to run, as five fields of cron; in UTC.")
@@ -48,16 +55,16 @@ _overlap = click.option(
 
 
 @click.command()
-@recipe_argument
+@click.argument("recipes", type=click.Path(path_type=Path), nargs=-1, required=True)
 @overrides_option
 @store_option
 @_cron
 @_interval
 @_overlap
 @checkpoint_option
-@click.option("--prefect-port", default=4200, show_default=True)
+@port_option("--prefect-port", 4200, "Where Prefect's pages are shown, without PREFECT_API_URL.")
 def serve(
-    recipe: Path,
+    recipes: Sequence[Path],
     overrides: Sequence[str],
     store: Path | None,
     cron: str | None,
@@ -67,13 +74,22 @@ def serve(
     checkpoint_seconds: float | None,
     prefect_port: int,
 ) -> None:
-    """Run a recipe by a schedule for as long as this command runs."""
-    settings = load_recipe(recipe, overrides)
-    if (cron is None) == (interval is None):
-        raise UserError('Give one of --cron "0 3 * * *" and --interval 6h.')
+    """Run recipes by a schedule for as long as this command runs.
+
+    Without a schedule they run only when Prefect's page, or `prefect deployment run`, says so.
+    """
+    settings = [load_recipe(recipe, overrides) for recipe in recipes]
+    names = [recipe.name for recipe in settings]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UserError(
+            f"Two of the recipes are named {twice[0]!r}, and a deployment has the name of its "
+            "recipe. Serve them from two commands, or give one another `name`."
+        )
+    schedule = _schedule(cron, interval, overlap)
     folder = store_folder(store)
     prepare(folder, checkpoint_seconds)
-    serve_recipe(settings, folder, Schedule(cron, interval, overlap), port=prefect_port)
+    serve_recipes(settings, folder, schedule, port=prefect_port)
 
 
 @click.command()
@@ -100,14 +116,18 @@ def deploy(
 ) -> None:
     """Make a recipe a deployment of a Prefect work pool, with a schedule or without."""
     settings = load_recipe(recipe, overrides)
-    if cron is not None and interval is not None:
-        raise UserError("Give --cron or --interval, or neither, but not both.")
+    schedule = _schedule(cron, interval, overlap)
     folder = store_folder(store)
     prepare(folder, checkpoint_seconds)
-    schedule = Schedule(cron, interval, overlap)
     full_name = deploy_recipe(settings, folder, schedule, pool=pool, name=name)
     click.echo(
         f"Deployment {full_name} is in pool {pool}.\n"
         f"Run it now: prefect deployment run {full_name}\n"
         f"Its worker: prefect worker start --pool {pool}"
     )
+
+
+def _schedule(cron: str | None, interval: timedelta | None, overlap: Overlap) -> Schedule:
+    if cron is not None and interval is not None:
+        raise UserError("Give --cron or --interval, or neither, but not both.")
+    return Schedule(cron, interval, overlap)

@@ -26,12 +26,16 @@ class SupportDeskSettings(Settings):
     replies_per_ranking: int = Field(default=4, ge=2, le=9)
     """K of a ranking."""
 
+    texts: int = Field(default=0, ge=0)
+    """Plain texts, each a message and the reply to it."""
+
 
 class TableSettings(Settings):
     """One table of rows, from local files, a folder, or a data set on the hub."""
 
     source: str | Annotated[tuple[str, ...], Field(strict=False)]
-    """A file (JSONL or Parquet, plain or gzip), several of them, a folder, or a hub id."""
+    """A file (JSONL or Parquet, plain or gzip; plain text, a row a line), several of them, a
+    folder, or a hub id."""
 
     split: str = "train"
     """Split of a hub data set."""
@@ -58,7 +62,7 @@ class TableSettings(Settings):
 
 
 class DataSettings(Settings):
-    """Demonstrations, preferences and prompts, each row of which is checked."""
+    """Demonstrations, preferences, prompts and plain text, each row of which is checked."""
 
     world: SupportDeskSettings | None = None
     """Generate the embedded world instead of reading files."""
@@ -72,11 +76,15 @@ class DataSettings(Settings):
     prompts: TableSettings | None = None
     """Prompts for PPO and the evaluation; those of the demonstrations when not given."""
 
+    text: TableSettings | None = None
+    """Plain text, as in pretraining: PPO's language-model term learns on it (`ppo.ptx`), and what
+    is kept for validation tells what tuning cost."""
+
     split_by: str = "prompt"
-    """Column whose equal values stay on one side of every split."""
+    """Column whose equal values stay on one side of every split; plain text is split by itself."""
 
     validation_share: float = Field(default=0.1, gt=0, lt=0.5)
-    """Share of demonstrations and preferences kept for validation."""
+    """Share of demonstrations, preferences and texts kept for validation."""
 
     evaluation_share: float = Field(default=0.1, gt=0, lt=0.9)
     """Share of prompts kept for the evaluation; no other stage sees them."""
@@ -112,11 +120,11 @@ class DataSettings(Settings):
 
     @model_validator(mode="after")
     def _rows_come_from_somewhere(self) -> Self:
-        tables = [self.demonstrations, self.preferences, self.prompts]
+        tables = [self.demonstrations, self.preferences, self.prompts, self.text]
         if self.world is None and all(table is None for table in tables):
             raise ValueError(
-                "data names no rows: give `demonstrations`, `preferences` or `prompts` a source, "
-                "or set `world: {}` for the embedded one."
+                "data names no rows: give `demonstrations`, `preferences`, `prompts` or `text` a "
+                "source, or set `world: {}` for the embedded one."
             )
         if self.world is not None and any(table is not None for table in tables):
             raise ValueError("data has both `world` and tables of its own: keep one of them.")

@@ -72,16 +72,21 @@ def _named_tables(
         "demonstrations": settings.demonstrations,
         "preferences": settings.preferences,
         "prompts": settings.prompts,
+        "text": settings.text,
     }
     return {table: given for table, given in named.items() if given is not None}
 
 
 def _world_tables(world: SupportDeskSettings, raw: Path) -> dict[TableName, TableSettings]:
     ranked = ["rankings.jsonl", "pairs.jsonl"] if world.pairs else ["rankings.jsonl"]
+    text: dict[TableName, TableSettings] = {}
+    if world.texts:
+        text["text"] = TableSettings(source=str(raw / "text.jsonl"))
     return {
         "demonstrations": TableSettings(source=str(raw / "demonstrations.jsonl")),
         "preferences": TableSettings(source=tuple(str(raw / name) for name in ranked)),
         "prompts": TableSettings(source=str(raw / "prompts.jsonl")),
+        **text,
     }
 
 
@@ -92,6 +97,8 @@ def _write_tables(out_dir: Path, sides: Sides) -> None:
         write_table(out_dir, "preferences", split, [_preference(row) for row in rows])
     for split, rows in sides.prompts.items():
         write_table(out_dir, "prompts", split, [_prompt(row) for row in rows])
+    for split, rows in sides.text.items():
+        write_table(out_dir, "text", split, [_text(row) for row in rows])
 
 
 def _demonstration(row: Row) -> dict[str, object]:
@@ -112,6 +119,10 @@ def _preference(row: Row) -> dict[str, object]:
 
 def _prompt(row: Row) -> dict[str, object]:
     return {"prompt": row.prompt, "reference": row.best, "file": row.file, "line": row.line}
+
+
+def _text(row: Row) -> dict[str, object]:
+    return {"text": row.prompt, "file": row.file, "line": row.line}
 
 
 def _table_facts(checked: CheckedTable) -> dict[str, object]:

@@ -21,7 +21,7 @@ from rlhf_core.pretrained import load_policy, load_tokenizer, save_policy
 from rlhf_core.report import Report
 from rlhf_core.settings.model import ModelSettings
 from rlhf_core.settings.sft import SftSettings
-from rlhf_core.tables import read_demonstrations, read_preferences, read_prompts
+from rlhf_core.tables import read_demonstrations, read_preferences, read_prompts, read_text
 from rlhf_core.training.demonstrations import Demonstrations
 from rlhf_core.training.optimization import make_accelerator
 from rlhf_core.training.sft import train_sft
@@ -94,6 +94,7 @@ def _corpus(data: Path, model: ModelSettings) -> list[str]:
     return [
         *(model.prompt_template.replace("{prompt}", prompt) for prompt in prompts),
         *(model.response_prefix + response for response in responses),
+        *read_text(data, "train").text,
     ]
 
 

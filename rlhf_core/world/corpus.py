@@ -18,18 +18,24 @@ MOST_MESSAGES = DISTINCT_MESSAGES // 4
 
 
 def write_world(settings: SupportDeskSettings, folder: Path, *, seed: int) -> None:
-    """Write demonstrations, rankings, pairs and prompts into `folder`, no prompt twice in all.
+    """Write demonstrations, rankings, pairs, prompts and texts into `folder`, no prompt twice.
 
     The same settings and seed give the same bytes.
     """
-    sizes = (settings.demonstrations, settings.rankings, settings.pairs, settings.prompts)
+    sizes = (
+        settings.demonstrations,
+        settings.rankings,
+        settings.pairs,
+        settings.prompts,
+        settings.texts,
+    )
     if sum(sizes) > MOST_MESSAGES:
         raise DataError(
             f"The world was asked for {sum(sizes)} prompts but has words for {MOST_MESSAGES}: "
-            "lower demonstrations, rankings, pairs or prompts in `data.world`."
+            "lower demonstrations, rankings, pairs, prompts or texts in `data.world`."
         )
     messages = _distinct_messages(Random(f"messages {seed}"))
-    demonstrations, rankings, pairs, prompts = (
+    demonstrations, rankings, pairs, prompts, texts = (
         [next(messages) for _ in range(size)] for size in sizes
     )
     _write_rows(
@@ -42,6 +48,8 @@ def write_world(settings: SupportDeskSettings, folder: Path, *, seed: int) -> No
     )
     _write_rows(folder / "pairs.jsonl", _pairs(pairs, Random(f"pairs {seed}")))
     _write_rows(folder / "prompts.jsonl", _demonstrations(prompts, Random(f"references {seed}")))
+    if texts:
+        _write_rows(folder / "text.jsonl", _texts(texts, Random(f"texts {seed}")))
 
 
 def _distinct_messages(rng: Random) -> Iterator[str]:
@@ -56,6 +64,11 @@ def _distinct_messages(rng: Random) -> Iterator[str]:
 def _demonstrations(prompts: Iterable[str], rng: Random) -> Iterator[Row]:
     for prompt in prompts:
         yield {"prompt": prompt, "response": draw_demonstration(read_message(prompt), rng)}
+
+
+def _texts(prompts: Iterable[str], rng: Random) -> Iterator[Row]:
+    for row in _demonstrations(prompts, rng):
+        yield {"text": f"{row['prompt']}\n{row['response']}"}
 
 
 def _rankings(prompts: Iterable[str], count: int, rng: Random) -> Iterator[Row]:

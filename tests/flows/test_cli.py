@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -58,19 +59,59 @@ def test_an_empty_store_has_nothing_to_list_or_free(tmp_path):
     assert "0 B were freed" in done.stdout
 
 
-def test_a_schedule_is_a_cron_or_an_interval(tiny_recipe):
-    done = rlhf("serve", tiny_recipe)
-    assert done.returncode == USERS_FAULT
-    assert "Give one of --cron" in done.stderr
-    done = rlhf("serve", tiny_recipe, "--interval", "soon")
-    assert done.returncode == USERS_FAULT
-    assert "'soon' is no span of time" in done.stderr
+DEAD_SERVER = "http://127.0.0.1:9/api"
 
 
-def test_a_deployment_needs_a_server_that_stays_up(tiny_recipe, tmp_path):
-    done = rlhf("deploy", tiny_recipe, "--pool", "gpu", "--store", tmp_path)
+@pytest.mark.parametrize(
+    "command, arguments, said",
+    [
+        ("serve", ["--cron", "0 3 * * *", "--interval", "6h"], "--cron or --interval"),
+        ("serve", ["--interval", "soon"], "'soon' is no span of time such as 90s"),
+        ("serve", ["--interval", "0s"], "'0s' is no span of time"),
+        ("serve", ["--interval", "9" * 20], "is no span of time"),
+        ("serve", ["--cron", "0 25 * * *"], "--cron '0 25 * * *' is no time that cron knows"),
+        ("serve", ["--overlap", "kill"], "'kill' is not one of 'skip', 'queue'"),
+        ("serve", ["--prefect-port", "70000"], "70000 is not in the range 1<=x<=65535"),
+        ("deploy", ["--pool", "gpu"], "PREFECT_API_URL is not set"),
+        ("deploy", [], "Missing option '--pool'"),
+    ],
+)
+def test_a_schedule_that_cannot_be_is_refused_before_a_server_starts(
+    command, arguments, said, tiny_recipe, tmp_path
+):
+    done = rlhf(command, tiny_recipe, "--store", tmp_path / "store", *arguments)
+
     assert done.returncode == USERS_FAULT
-    assert "PREFECT_API_URL is not set" in done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", [("serve",), ("deploy", "--pool", "gpu")], ids=lambda x: x[0])
+def test_a_prefect_server_that_does_not_answer_is_named(command, tiny_recipe, tmp_path):
+    done = rlhf(*command, tiny_recipe, "--store", tmp_path, PREFECT_API_URL=DEAD_SERVER)
+
+    assert done.returncode == USERS_FAULT
+    assert f"No Prefect server answers at PREFECT_API_URL={DEAD_SERVER}" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["serve", "ui"])
+def test_a_port_that_another_program_has_is_refused(command, tiny_recipe, tmp_path):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        recipe = [tiny_recipe] if command == "serve" else []
+        done = rlhf(command, *recipe, "--store", tmp_path, "--prefect-port", port)
+
+    assert done.returncode == USERS_FAULT
+    assert f"Port {port} of 127.0.0.1 cannot be had for Prefect's server" in done.stderr
+
+
+def test_two_recipes_of_one_name_are_not_served_together(tiny_recipe, tmp_path):
+    done = rlhf("serve", tiny_recipe, tiny_recipe, "--store", tmp_path)
+    assert done.returncode == USERS_FAULT
+    assert "Two of the recipes are named 'tiny'" in done.stderr
 
 
 def test_a_stage_beyond_the_recipes_last_cannot_be_forced(tiny_recipe, tmp_path):

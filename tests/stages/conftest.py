@@ -46,6 +46,8 @@ def write_data(folder: Path, *, rows: int = 120) -> None:
         write_table(folder, "demonstrations", split, demonstrations)
         write_table(folder, "preferences", split, preferences)
     write_table(folder, "prompts", "train", prompts)
+    for split in ("train", "validation"):
+        write_table(folder, "text", split, [])
 
 
 @pytest.fixture(scope="session", autouse=True)

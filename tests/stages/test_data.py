@@ -12,7 +12,13 @@ from rlhf_core.report import ignore
 from rlhf_core.settings.data import DataSettings
 from rlhf_core.settings.model import ModelSettings, ScratchModelSettings
 from rlhf_core.stages.data import make_data
-from rlhf_core.tables import read_demonstrations, read_preferences, read_prompts
+from rlhf_core.tables import (
+    TextSplit,
+    read_demonstrations,
+    read_preferences,
+    read_prompts,
+    read_text,
+)
 
 ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared" / "data"
@@ -174,6 +180,71 @@ def test_a_table_without_rows_is_refused(tmp_path):
     (tmp_path / "blank.jsonl").write_text("\n\n")
     with pytest.raises(DataError, match="rule DATA-001"):
         make(tmp_path / "out", demonstrations={"source": str(tmp_path / "blank.jsonl")})
+
+
+def texts_of(out: Path, split: TextSplit) -> list[str]:
+    return list(read_text(out, split)["text"])
+
+
+def test_plain_text_is_kept_whole_split_for_itself_and_changes_no_other_table(tmp_path):
+    rows = [{"text": f"  Story {n}. It goes on.\n\nAnd on. "} for n in range(300)]
+    demos = {"source": write(tmp_path / "d.jsonl", demonstrations(300))}
+    text = {"source": write(tmp_path / "t.jsonl", [*rows, rows[0], rows[0]])}
+    make(tmp_path / "without", demonstrations=demos)
+    metrics = make(tmp_path / "with", demonstrations=demos, text=text)
+
+    train, validation = (texts_of(tmp_path / "with", split) for split in ("train", "validation"))
+    # Text may repeat itself, and equal texts stand on one side; only blanks at the end are lost.
+    everything = [row["text"].rstrip() for row in [*rows, rows[0], rows[0]]]
+    assert sorted([*train, *validation]) == sorted(everything)
+    assert not set(train) & set(validation)
+    assert metrics["text_validation"] == len(validation) == pytest.approx(30, abs=15)
+    assert texts_of(tmp_path / "without", "train") == []
+    for table in ("demonstrations-train", "preferences-train", "prompts-evaluation"):
+        files = [tmp_path / out / f"{table}.parquet" for out in ("with", "without")]
+        assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_a_text_that_begins_with_an_evaluation_prompt_is_trained_on_by_nobody(tmp_path):
+    demos = demonstrations(300)
+    make(
+        tmp_path / "out",
+        demonstrations={"source": write(tmp_path / "d.jsonl", demos)},
+        text={
+            "source": write(
+                tmp_path / "t.jsonl", [{"text": f"{row['prompt']} 1 2"} for row in demos]
+            )
+        },
+    )
+    held_out = set(read_prompts(tmp_path / "out", "evaluation")["prompt"])
+    kept = [*texts_of(tmp_path / "out", "train"), *texts_of(tmp_path / "out", "validation")]
+    assert len(kept) + len(held_out) == 300
+    assert held_out.isdisjoint(text.removesuffix(" 1 2") for text in kept)
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["sides"]["removed"]["text"] == len(held_out) > 0
+
+
+def test_a_column_of_another_name_is_text_once_it_is_said(tmp_path):
+    source = write(tmp_path / "t.jsonl", [{"story": f"Story {n}."} for n in range(20)])
+    with pytest.raises(DataError, match=r'field "text"  rule SCH-002'):
+        make(tmp_path / "out", text={"source": source})
+    with pytest.raises(DataError, match=r"data\.text\.format: 'pairs' has parts"):
+        make(tmp_path / "pairs", text={"source": source, "format": "pairs"})
+    make(tmp_path / "named", text={"source": source, "columns": {"text": "story"}})
+    assert len(texts_of(tmp_path / "named", "train")) == 18
+
+
+def test_the_world_writes_texts_where_it_is_asked_to(tmp_path):
+    sizes = {"demonstrations": 30, "rankings": 20, "pairs": 10, "prompts": 20}
+    make(tmp_path / "without", world=sizes)
+    make(tmp_path / "with", world={**sizes, "texts": 20})
+    texts = texts_of(tmp_path / "with", "train")
+    assert len(texts) == 18
+    assert all(text.count("\n") == 1 for text in texts)  # a message, and the reply to it
+    others = [f"{table}-train.parquet" for table in ("demonstrations", "preferences", "prompts")]
+    for name in others:
+        files = [tmp_path / out / name for out in ("with", "without")]
+        assert files[0].read_bytes() == files[1].read_bytes()
 
 
 def test_the_world_is_read_like_anybodys_files(tmp_path):

@@ -8,6 +8,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 import pytest
 
+from rlhf_core.preferences import TableName
 from rlhf_core.recipes import load_recipe
 from rlhf_core.settings.base import STAGES, Settings, Stage
 from rlhf_core.settings.recipe import Recipe
@@ -123,7 +124,7 @@ def tables_in_code(stage: Stage) -> set[str]:
         for node in ast.walk(tree)
         if isinstance(node, ast.Call)
         and isinstance(node.func, ast.Name)
-        and node.func.id in ("read_demonstrations", "read_preferences", "read_prompts")
+        and node.func.id.removeprefix("read_") in get_args(TableName)
         and isinstance(node.args[1], ast.Constant)
     }
 

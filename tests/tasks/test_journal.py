@@ -4,13 +4,18 @@ import resource
 
 import pytest
 
-from tasks.journal import Journal, read_records
+from tasks.journal import Journal, make_journal, read_records
 
 RECORDS = [{"kind": "metrics", "step": 1}, {"kind": "text", "text": "ü\ud800\n"}, {"kind": "end"}]
 
 
+def new_journal(path):
+    make_journal(path)
+    return Journal(path)
+
+
 def write_journal(path, records=RECORDS):
-    journal = Journal(path)
+    journal = new_journal(path)
     ends = []
     for record in records:
         journal.append(record)
@@ -63,7 +68,7 @@ def test_zeros_after_a_power_cut_are_no_records(tmp_path):
 
 def test_a_full_disk_leaves_the_journal_as_it_was(tmp_path):
     path = tmp_path / "full"
-    journal = Journal(path)
+    journal = new_journal(path)
     journal.append(RECORDS[0])
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (journal.end + 12, hard))  # half a record fits
@@ -79,8 +84,14 @@ def test_a_full_disk_leaves_the_journal_as_it_was(tmp_path):
 
 
 def test_a_journal_has_one_writer(tmp_path):
-    journal = Journal(tmp_path / "held")
+    journal = new_journal(tmp_path / "held")
     with pytest.raises(BlockingIOError):
         Journal(tmp_path / "held")
     journal.close()
     Journal(tmp_path / "held").close()
+
+
+def test_a_journal_that_was_removed_is_not_made_again_by_whoever_looks_for_it(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        Journal(tmp_path / "removed")
+    assert list(tmp_path.iterdir()) == []

@@ -108,7 +108,7 @@ def test_a_run_that_begins_and_ends_without_mlflow_is_sent_by_the_next_start(
         report_quickly(run, range(1, 30))
         run.describe(f"Part of [the pipeline](#/runs/{pipeline.run_id})")
     assert run.run_id.startswith(LOCAL_PREFIX)
-    assert "the next start of rlhf sends the rest" in caplog.text
+    assert "the rest is sent when MLflow answers" in caplog.text
 
     assert ship_leftovers(store) > 0
     proxy.mode = "pass"
