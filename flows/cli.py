@@ -11,7 +11,7 @@ from typing import NoReturn
 
 import click
 
-from flows.commands.artifacts import sample
+from flows.commands.artifacts import collect, rankings, sample
 from flows.commands.lineage import diff, lineage, rows, verify
 from flows.commands.pages import runs, ui
 from flows.commands.recipe import recipe
@@ -33,7 +33,8 @@ def cli() -> None:
 
 for _command in (
     *(run, plan, rerun, check),
-    *(lineage, verify, diff, rows, sample),
+    *(lineage, verify, diff, rows),
+    *(sample, collect, rankings),
     *(runs, store, ui),
     *(serve, deploy, recipe),
 ):

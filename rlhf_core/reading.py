@@ -8,6 +8,7 @@ from itertools import islice
 from rlhf_core.comparisons import join_rankings
 from rlhf_core.errors import DataError
 from rlhf_core.hub import Source, find_sources, read_rows
+from rlhf_core.origins import read_origin
 from rlhf_core.preferences import TableName
 from rlhf_core.rows import PREFERENCE_FORMS, Row, RowReader, form_of
 from rlhf_core.rules import Fault
@@ -61,7 +62,9 @@ def read_table(settings: TableSettings, table: TableName, *, split_by: str) -> R
 def source_record(source: Source) -> dict[str, object]:
     """What identifies the raw source wherever it lies: name and hash, or hub id and commit."""
     if isinstance(source, LocalFile):
-        return {"name": source.name, "sha256": source.sha256, "bytes": source.bytes}
+        record = {"name": source.name, "sha256": source.sha256, "bytes": source.bytes}
+        origin = read_origin(source.path, source.sha256)
+        return record if origin is None else record | {"origin": origin}
     return {
         "name": source.name,
         "hub": True,

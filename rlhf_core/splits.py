@@ -9,7 +9,9 @@ from rlhf_core.errors import DataError
 FEW_KEYS = 100
 """With fewer keys than this, the share is met by count: a hash alone may leave a side empty."""
 
-Salt = Literal["evaluation", "validation", "sft-validation", "text-validation"]
+Salt = Literal[
+    "collected-validation", "evaluation", "sft-validation", "text-validation", "validation"
+]
 
 
 def held_out_keys(

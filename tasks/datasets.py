@@ -40,10 +40,16 @@ class Dataset:
     """Name and type of each column."""
 
 
+COLLECTING = ("prompts-train", "demonstrations-train")
+"""What the reward model reads where it collects its rankings from the SFT policy."""
+
+
 def tables_read(recipe: Recipe, stage: Stage) -> tuple[str, ...]:
     """Tables of the data artifact that `stage` reads: another one may change under it."""
     used = TABLES_USED.get(stage, ())
     corpus = CORPUS if stage == "sft" and recipe.model.scratch is not None else ()
+    if stage == "reward_model" and recipe.reward_model.collect is not None:
+        used = COLLECTING
     return tuple(dict.fromkeys([*used, *corpus]))
 
 

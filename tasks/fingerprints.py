@@ -11,6 +11,8 @@ from typing import Any
 
 import rlhf_core
 from rlhf_core.artifacts import digest, sha256_of
+from rlhf_core.origins import SUFFIX as ORIGIN
+from rlhf_core.origins import origin_path
 from rlhf_core.settings.base import Stage
 from rlhf_core.settings.data import TableSettings
 from rlhf_core.settings.recipe import Recipe
@@ -52,10 +54,10 @@ def stage_fingerprint(recipe: Recipe, stage: Stage, inputs: Mapping[str, str]) -
     Where it runs is none of that: device, threads, tracking address, store, checkpoints.
     """
     homes, roots = {PACKAGE: PACKAGE_FOLDER}, [f"{PACKAGE}.stages.{stage}"]
-    if stage == "evaluation" and recipe.evaluation.gold:
-        grader = recipe.evaluation.gold.partition(":")[0]
-        homes |= source_home(grader)
-        roots.append(grader)
+    for function in functions_named(recipe, stage):
+        module = function.partition(":")[0]
+        homes |= source_home(module)
+        roots.append(module)
     settings = {
         section: getattr(recipe, section).model_dump(mode="json") for section in (stage, "model")
     }
@@ -67,6 +69,23 @@ def stage_fingerprint(recipe: Recipe, stage: Stage, inputs: Mapping[str, str]) -
         "libraries": {name: version(name) for name in DECIDING_LIBRARIES},
     }
     return Fingerprint(digest({"schema": SCHEMA, "stage": stage, **parts}), **parts)
+
+
+def functions_named(recipe: Recipe, stage: Stage) -> list[str]:
+    """The functions, as `module:function`, that the recipe names and the stage calls."""
+    collect = recipe.reward_model.collect
+    if stage == "evaluation" and recipe.evaluation.gold:
+        return [recipe.evaluation.gold]
+    if stage == "reward_model" and collect is not None:
+        return [collect.labeler]
+    return []
+
+
+def code_of_function(name: str) -> str:
+    """The digest of the code behind `module:function`: its module's, and what that imports."""
+    module = name.partition(":")[0]
+    homes = {PACKAGE: PACKAGE_FOLDER} | source_home(module)
+    return digest(code_digests(tuple(homes.items()), (module,)))
 
 
 def source_home(module: str) -> dict[str, Path]:
@@ -127,6 +146,7 @@ def _local_sources(recipe: Recipe, stage: Stage) -> dict[str, str]:
         names += [name for table in tables if table is not None for name in _sources(table)]
     if stage in ("data", "sft") and recipe.model.base is not None:
         names.append(recipe.model.base)
+    names += [f"{name}{ORIGIN}" for name in names if origin_path(Path(name)).is_file()]
     return {f"file:{name}": content_digest(Path(name)) for name in names if Path(name).exists()}
 
 

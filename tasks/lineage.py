@@ -20,6 +20,7 @@ from rlhf_core.artifacts import (
     read_provenance,
 )
 from rlhf_core.errors import ArtifactError
+from rlhf_core.origins import CHANGED
 from tasks.datasets import read_sources
 from tasks.pages import SHOWN_DIGEST
 from tasks.store import Store
@@ -150,7 +151,18 @@ def source_facts(source: Mapping[str, Any]) -> str:
         content = f"hub commit {(source.get('commit') or 'unknown')[:SHOWN_DIGEST]}"
     else:
         content = f"sha256 {str(source.get('sha256'))[:SHOWN_DIGEST]}"
-    return f"{source.get('name')}, {content}{rows}"
+    return f"{source.get('name')}, {content}{rows}{_origin_facts(source.get('origin'))}"
+
+
+def _origin_facts(origin: Mapping[str, Any] | None) -> str:
+    """Whose responses a file holds, where it says so."""
+    if not origin:
+        return ""
+    shown = [digest[:SHOWN_DIGEST] for digest in origin["policies"]]
+    named = ", ".join(shown) or "not named"
+    changed = ", changed since it was written" if origin.get(CHANGED) else ""
+    labeler = f", ranked by {origin['labeler']}" if origin.get("labeler") else ""
+    return f", {origin.get('kind', 'collected')}: responses of policy {named}{labeler}{changed}"
 
 
 def code_text(code: Mapping[str, Any]) -> str:

@@ -47,14 +47,26 @@ class Recipe(Settings):
                 "data.demonstrations a source (or data.preferences, whose preferred responses are "
                 "taken), or end the recipe at an earlier stage."
             )
-        if "reward_model" in self.stages and self.data.preferences is None:
-            raise ValueError(
-                f"last_stage={self.last_stage!r} needs a reward model, which needs rows: give "
-                "data.preferences a source, or end the recipe at an earlier stage."
-            )
+        if "reward_model" in self.stages:
+            self._check_preferences()
         if "ppo" in self.stages and not (self.data.prompts or self.data.demonstrations):
             raise ValueError(
                 f"last_stage={self.last_stage!r} needs PPO, which needs prompts: give data.prompts "
                 "a source, or end the recipe at an earlier stage."
             )
         return self
+
+    def _check_preferences(self) -> None:
+        """Rankings are given or collected, and what is collected has prompts to begin with."""
+        collect = self.reward_model.collect
+        if collect is None and self.data.preferences is None:
+            raise ValueError(
+                f"last_stage={self.last_stage!r} needs a reward model, which needs rows: give "
+                "data.preferences a source, let reward_model.collect collect them, or end the "
+                "recipe at an earlier stage."
+            )
+        if collect is not None and not (self.data.prompts or self.data.demonstrations):
+            raise ValueError(
+                "reward_model.collect needs prompts that the SFT policy can answer: give "
+                "data.prompts or data.demonstrations a source."
+            )

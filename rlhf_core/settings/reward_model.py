@@ -5,6 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from rlhf_core.settings.base import LoraSettings, Settings
+from rlhf_core.settings.collection import CollectionSettings
 
 
 class RewardModelSettings(Settings):
@@ -56,6 +57,10 @@ class RewardModelSettings(Settings):
 
     normalization_rows: int = Field(default=512, ge=1)
     """How many of them are scored for that."""
+
+    collect: CollectionSettings | None = None
+    """Let the SFT policy answer training prompts and a labeler rank the answers, instead of taking
+    the rankings from `data.preferences`."""
 
     lora: LoraSettings | None = None
     """Train an adapter and the head instead of all weights."""

@@ -23,6 +23,7 @@ from rlhf_core.scorecard import scorecard
 from rlhf_core.scoring import score_in_batches
 from rlhf_core.settings.model import ModelSettings
 from rlhf_core.settings.reward_model import RewardModelSettings
+from rlhf_core.stages.collecting import Preferences, collected_preferences
 from rlhf_core.stages.sft import encoded_demonstrations
 from rlhf_core.tables import read_demonstrations, read_preferences
 from rlhf_core.training.optimization import make_accelerator
@@ -54,8 +55,19 @@ def make_reward_model(
         torch.manual_seed(seed)  # adapters draw from torch's global generator
         reward_model.model = with_lora(reward_model.model, settings.lora, task=TaskType.TOKEN_CLS)
     demonstrations = encoded_demonstrations(encoder, read_demonstrations(data, "train"))
-    train, _ = encoded_rankings(encoder, read_preferences(data, "train"))
-    validation, rows = encoded_rankings(encoder, read_preferences(data, "validation"))
+    preferences = given_preferences(data)
+    if settings.collect is not None:
+        preferences = collected_preferences(
+            settings.collect,
+            model,
+            data=data,
+            sft=sft,
+            out_dir=out_dir,
+            report=report,
+            seed=seed,
+        )
+    train, _ = encoded_rankings(encoder, preferences.train)
+    validation, rows = encoded_rankings(encoder, preferences.validation)
     with recorded(out_dir, report) as recording:
         steps = train_reward_model(
             reward_model,
@@ -99,7 +111,13 @@ def make_reward_model(
     save_model(reward_model.model, out_dir)
     tokenizer.save_pretrained(out_dir)
     (out_dir / "scorecard.json").write_text(json.dumps(card.document, indent=2) + "\n")
-    return {**card.summary, "steps": steps, "rankings": len(train.prompts)}
+    counts = {"steps": steps, "rankings": len(train.prompts)}
+    return {**card.summary, **preferences.metrics, **counts}
+
+
+def given_preferences(data: Path) -> Preferences:
+    """The rankings of the data artifact."""
+    return Preferences(read_preferences(data, "train"), read_preferences(data, "validation"), {})
 
 
 def encoded_rankings(encoder: Encoder, table: pd.DataFrame) -> tuple[Rankings, pd.DataFrame]:

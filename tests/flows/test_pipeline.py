@@ -53,6 +53,7 @@ def test_a_recipe_runs_to_the_end_twice_with_the_same_bits_and_traces_to_its_fil
     runs = rlhf("runs", "--store", tmp_path / "a")
     assert digests["evaluation"][:12] in runs.stdout
     check_samples(tmp_path / "a", digests)
+    check_collection(tmp_path / "a", digests, tmp_path)
     check_reuse(tiny_recipe, tmp_path / "a", digests)
 
 
@@ -68,6 +69,31 @@ def check_samples(store: Path, digests: dict[str, str]) -> None:
     assert refused.returncode == 2
     assert "holds no policy" in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+def check_collection(store: Path, digests: dict[str, str], folder: Path) -> None:
+    """A policy's answers are ranked in a file that tells whose they are, and read as rankings."""
+    file = folder / "ranked.jsonl"
+    labeler = "rlhf_core.labelers.support_desk:gold"
+    options = ("--count", "40", "--responses", "3", "--labeler", labeler, "--store", store)
+    done = rlhf("collect", digests["sft"], "-o", file, *options, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["policy"] == digests["sft"]
+    again = rlhf("collect", digests["sft"], "-o", file, *options)
+    assert again.returncode == 2
+    assert "exists" in again.stderr
+
+    recipe = folder / "collected.yaml"
+    recipe.write_text(
+        "name: collected\nlast_stage: data\n"
+        f"data: {{preferences: {{source: {file}}}, demonstrations: {{source: {file}}}}}\n"
+        "model: {scratch: {}}\n"
+    )
+    checked = rlhf("run", recipe, "--store", store, "--json")
+    assert checked.returncode == 0, checked.stderr
+    data = json.loads(checked.stdout)["stages"]["data"]["digest"]
+    lineage = rlhf("lineage", data, "--store", store)
+    assert f"responses of policy {digests['sft'][:12]}, ranked by {labeler}" in lineage.stdout
 
 
 def check_reuse(recipe: Path, store: Path, digests: dict[str, str]) -> None:

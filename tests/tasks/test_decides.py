@@ -38,6 +38,10 @@ def fields(section: type[Settings], prefix: str = "") -> Iterator[str]:
             yield from fields(inner, f"{prefix}{name}.")
 
 
+REQUIRED = {"source": "nowhere", "labeler": "tests.nowhere:label"}
+"""Fields of sections that have no default."""
+
+
 def section_of(annotation: Any) -> type[Settings] | None:
     return next((kind for kind in members(annotation) if is_section(kind)), None)
 
@@ -78,7 +82,7 @@ def with_other_value(settings: Settings, field: str) -> Settings:
         inner = section_of(annotation)
         assert inner is not None
         if value is None:
-            value = inner(**({"source": "nowhere"} if "source" in inner.model_fields else {}))
+            value = inner(**{key: REQUIRED[key] for key in REQUIRED if key in inner.model_fields})
             settings = settings.model_copy(update={name: value})
         return settings.model_copy(update={name: with_other_value(value, rest)})
     return settings.model_copy(update={name: other_value(annotation, value)})
@@ -132,3 +136,8 @@ def tables_in_code(stage: Stage) -> set[str]:
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_tables_that_decide_a_stage_are_those_that_its_code_reads(stage, tiny_recipe: Path):
     assert set(tables_read(load_recipe(tiny_recipe), stage)) == tables_in_code(stage)
+
+
+def test_a_reward_model_that_collects_its_rankings_reads_prompts_instead(tiny_recipe: Path):
+    recipe = load_recipe(tiny_recipe, ["reward_model.collect.labeler=tests.nowhere:label"])
+    assert tables_read(recipe, "reward_model") == ("prompts-train", "demonstrations-train")

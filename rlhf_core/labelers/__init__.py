@@ -1,0 +1,1 @@
+"""Labelers: functions that a recipe names to rank the responses that were collected."""

@@ -1,0 +1,153 @@
+"""Responses of an artifact's policy in a file, for people or a labeler to rank."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlhf_core.errors import ArtifactError, UserError
+from rlhf_core.origins import origin_path, write_origin
+from rlhf_core.settings.model import ModelSettings
+from tasks.fingerprints import code_of_function
+from tasks.store import Store
+from tasks.targets import find_target
+
+if TYPE_CHECKING:
+    from rlhf_core.collection import Answered, Collected
+    from rlhf_core.labeling import Format
+
+LABELER_OPTION = "--labeler"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of the policy, and in which format it is written."""
+
+    output: Path
+    prompts: Path | None
+    """A file of prompts; None takes training prompts of the policy's own data."""
+
+    count: int
+    responses_per_prompt: int
+    labeler: str | None
+    format: "Format"
+    temperature: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class CollectedFile:
+    """The file that was written, the one that tells its origin, and what it holds."""
+
+    path: Path
+    origin: Path
+    policy: str
+    """Digest of the policy's artifact."""
+
+    documents: int
+    metrics: Mapping[str, float]
+
+
+def collect_into(
+    request: Request, target: str, store: Store, answered: "Answered"
+) -> CollectedFile:
+    """Write the policy's responses, ranked where a labeler is named, and where they came from.
+
+    Raises ArtifactError where the target holds no policy, UserError where the file exists.
+    """
+    if request.output.exists():
+        raise UserError(
+            f"{request.output} exists, and collected responses are not written over: name another "
+            "file, or remove it."
+        )
+    artifact = find_target(target, store)
+    if artifact.stage not in ("sft", "ppo"):
+        raise ArtifactError(
+            f"{artifact.path} was written by stage '{artifact.stage}' and holds no policy: name "
+            "an artifact of stage 'sft' or 'ppo'."
+        )
+    provenance = artifact.provenance()
+    model = ModelSettings.model_validate(provenance["fingerprint"]["settings"]["model"])
+    from rlhf_core.labeling import exported, write_documents
+
+    texts = _prompts(request, provenance, store)
+    collected = _collect(request, model, artifact.path, texts, answered)
+    policy = {"stage": artifact.stage, "digest": artifact.digest, "recipe": provenance["recipe"]}
+    groups = collected.groups
+    if request.labeler is not None and request.format == "rlhf":
+        groups = [group for group in groups if group.prefers]
+    documents = exported(
+        groups, request.format, {"policy": artifact.digest, "labeler": request.labeler}
+    )
+    request.output.parent.mkdir(parents=True, exist_ok=True)
+    write_documents(request.output, documents)
+    write_origin(request.output, {"kind": "collected", "policy": policy, **_settings(request)})
+    return CollectedFile(
+        request.output,
+        origin_path(request.output),
+        artifact.digest,
+        len(documents),
+        collected.metrics(),
+    )
+
+
+def import_rankings(labeled: Path, output: Path) -> int:
+    """Write the rankings in a labelling tool's export as rows for the data stage; their number."""
+    if output.exists():
+        raise UserError(f"{output} exists: name another file, or remove it.")
+    from rlhf_core.labeling import policies_in, read_labeled, write_documents
+
+    rows = read_labeled(labeled)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_documents(output, rows)
+    facts = {"kind": "labeled by people", "export": labeled.name, "policies": policies_in(labeled)}
+    write_origin(output, facts)
+    return len(rows)
+
+
+def _prompts(request: Request, provenance: Mapping[str, Any], store: Store) -> list[str]:
+    if request.prompts is not None:
+        from rlhf_core.prompt_files import prompts_in_file
+
+        return prompts_in_file(request.prompts)
+    from rlhf_core.tables import read_prompts
+
+    data = find_target(provenance["inputs"]["data"]["digest"], store)
+    return list(read_prompts(data.path, "train").prompt)
+
+
+def _collect(
+    request: Request,
+    model: ModelSettings,
+    policy_folder: Path,
+    texts: Sequence[str],
+    answered: "Answered",
+) -> "Collected":
+    from rlhf_core.collection import Draws, collect_from, labeled, load_labeler
+
+    labeler = None
+    if request.labeler is not None:
+        labeler = load_labeler(request.labeler, setting=LABELER_OPTION)
+    collected = collect_from(
+        policy_folder,
+        model,
+        texts,
+        Draws(request.responses_per_prompt, request.temperature),
+        limit=request.count,
+        seed=request.seed,
+        answered=answered,
+    )
+    return collected if labeler is None else labeled(collected, labeler)
+
+
+def _settings(request: Request) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "prompts": None if request.prompts is None else request.prompts.name,
+        "responses_per_prompt": request.responses_per_prompt,
+        "temperature": request.temperature,
+        "seed": request.seed,
+        "labeler": request.labeler,
+    }
+    if request.labeler is not None:
+        facts["labeler_code"] = code_of_function(request.labeler)
+    return facts
