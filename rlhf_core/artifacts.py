@@ -24,7 +24,6 @@ from rlhf_core.folders import (
     digest,
     files_below,
     listed,
-    pretty_json,
     publish_folder,
     read_listed,
     remove_folder,
@@ -32,6 +31,7 @@ from rlhf_core.folders import (
     sync_folder,
     write_durably,
 )
+from rlhf_core.records import read_record, sealed_json
 from rlhf_core.settings.base import STAGES, Stage
 
 __all__ = [
@@ -54,6 +54,12 @@ __all__ = [
 PROVENANCE = "provenance.json"
 FORMAT = 1
 """Version of the manifest; a reader refuses any other."""
+
+REMADE = (
+    "Run its recipe again: what is damaged in the store is made anew and takes its place. A copy "
+    "elsewhere has to be copied again."
+)
+"""How damage to an artifact is mended."""
 
 
 @dataclass(frozen=True)
@@ -82,16 +88,17 @@ def publish_artifact(
     manifest = canonical_json(_manifest(staged, stage))
     manifest_digest = hashlib.sha256(manifest).hexdigest()
     published = objects / manifest_digest
-    if (published / MANIFEST).exists():
+    if published.exists() or published.is_symlink():
         try:
             equal = verify_artifact(published, stage)
+            read_provenance(published)
         except ArtifactError:
             remove_folder(published)
         else:
             shutil.rmtree(staged)
             return equal
     (staged / MANIFEST).write_bytes(manifest)
-    (staged / PROVENANCE).write_bytes(pretty_json(provenance))
+    (staged / PROVENANCE).write_bytes(sealed_json(provenance))
     if not publish_folder(staged, published):
         shutil.rmtree(staged)  # an equal run was faster
     return open_artifact(published, stage)
@@ -103,10 +110,10 @@ def open_artifact(folder: Path, expected: Stage | None = None) -> Artifact:
     Every listed file is there with its size, and no other file; `verify_artifact` hashes them too.
     """
     manifest_path = folder / MANIFEST
-    if not manifest_path.exists():
+    if not manifest_path.is_file():
         raise ArtifactError(
             f"{folder} holds no {MANIFEST}: it is not an artifact, or its writing was cut short. "
-            f"Run the recipe again, or pass the folder that {_needed(expected)} reported."
+            f"Run its recipe again, or pass the folder that {_needed(expected)} reported."
         )
     text = manifest_path.read_bytes()
     artifact = _parse_manifest(folder, text)
@@ -130,17 +137,14 @@ def read_provenance(folder: Path) -> dict[str, Any]:
     """The record beside an artifact's payload, or an error that says it is not there."""
     path = folder / PROVENANCE
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        return read_record(path)
     except FileNotFoundError as error:
         raise ArtifactError(
             f"{folder} holds no {PROVENANCE}, so its past is not known. Copy artifacts as whole "
             "folders."
         ) from error
-    except ValueError as error:
-        raise ArtifactError(f"{path} is not readable as JSON ({error}): it is damaged.") from error
-    if not isinstance(record, dict):
-        raise ArtifactError(f"{path} is damaged: it holds no JSON object.")
-    return record
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{path} is damaged ({error}). {REMADE}") from error
 
 
 def _manifest(folder: Path, stage: Stage) -> dict[str, Any]:
@@ -163,14 +167,13 @@ def _parse_manifest(folder: Path, text: bytes) -> Artifact:
         if manifest["format"] != FORMAT:
             raise ArtifactError(
                 f"{path} has format {manifest['format']}, this version reads format {FORMAT}. Use "
-                "the version that wrote it, or run its stage again."
+                "the version that wrote it, or run its recipe again, which makes it anew."
             )
         files = read_listed(manifest["files"])
         stage = manifest["stage"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise ArtifactError(
-            f"{path} is damaged ({type(error).__name__}: {error}). Remove {folder} and run its "
-            "stage again."
+            f"{path} is damaged ({type(error).__name__}: {error}). {REMADE}"
         ) from error
     if stage not in STAGES:
         raise ArtifactError(f"{path} names the stage {stage!r}, which is none of {STAGES}.")
@@ -182,7 +185,7 @@ def _refuse_first(artifact: Artifact, found: Iterator[Difference]) -> None:
     for difference in found:
         raise ArtifactError(
             f"{artifact.path / difference.file} is damaged: expected {difference.expected}, found "
-            f"{difference.found}. Remove {artifact.path} and run stage '{artifact.stage}' again."
+            f"{difference.found}. {REMADE}"
         )
 
 

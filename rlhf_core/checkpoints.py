@@ -193,7 +193,12 @@ def _manifest(folder: Path, expected: str) -> dict[str, Any] | Difference:
     found = hashlib.sha256(text).hexdigest()
     if found != expected:
         return Difference(MANIFEST, f"SHA-256 {expected}", f"SHA-256 {found}")
-    manifest: dict[str, Any] = json.loads(text)
-    if manifest["format"] != FORMAT:
-        return Difference(MANIFEST, f"format {FORMAT}", f"format {manifest['format']}")
+    try:
+        manifest: dict[str, Any] = json.loads(text)
+        if manifest["format"] != FORMAT:
+            return Difference(MANIFEST, f"format {FORMAT}", f"format {manifest['format']}")
+        read_listed(manifest["files"])
+        int(manifest["step"]), dict(manifest["identity"]), dict(manifest["environment"])
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        return Difference(MANIFEST, "a manifest", f"none ({type(error).__name__}: {error})")
     return manifest

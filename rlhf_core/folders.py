@@ -10,7 +10,7 @@ import os
 import shutil
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from rlhf_core.errors import StorageError
@@ -83,11 +83,21 @@ def listed(paths: dict[str, Path]) -> list[dict[str, Any]]:
 
 
 def read_listed(entries: Sequence[Any]) -> tuple[PayloadFile, ...]:
-    """The files that a manifest lists; KeyError, TypeError or ValueError where it is damaged."""
-    return tuple(
+    """The files that a manifest lists; each name once, and none that leads out of its folder.
+
+    KeyError, TypeError, ValueError or OverflowError where the list is damaged.
+    """
+    files = tuple(
         PayloadFile(str(entry["path"]), int(entry["size"]), str(entry["sha256"]))
         for entry in entries
     )
+    for file in files:
+        path = PurePosixPath(file.path)
+        if path.is_absolute() or ".." in path.parts or path.as_posix() != file.path:
+            raise ValueError(f"{file.path!r} is no name of a file in the folder")
+    if len({file.path for file in files}) < len(files):
+        raise ValueError("a file is listed twice")
+    return files
 
 
 def differences(

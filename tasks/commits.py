@@ -25,7 +25,8 @@ def recall(store: Store, key: str) -> Recalled:
         commit = store.read_commit(key)
         if commit is None:
             return Recalled(None, None)
-        verify_artifact(store.object_folder(commit["digest"]), commit["stage"])
+        artifact = verify_artifact(store.object_folder(commit["digest"]), commit["stage"])
+        artifact.provenance()
     except ArtifactError as error:
         return Recalled(None, str(error))
     return Recalled(commit, None)

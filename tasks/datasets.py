@@ -92,12 +92,20 @@ def raw_files_of(data: Artifact) -> list[Dataset]:
 
 
 def read_sources(folder: Path) -> list[dict[str, Any]]:
-    """The raw files as the data stage wrote them down; none where the stage was another."""
+    """The raw files as the data stage wrote them down; none where the stage was another.
+
+    OSError or ValueError where the list is damaged.
+    """
     path = folder / SOURCES
     if not path.exists():
         return []
     sources: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
-    return sources
+    try:
+        if all(source["name"] and (source.get("hub") or source["sha256"]) for source in sources):
+            return sources
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+    raise ValueError("a raw file has no name or no hash")
 
 
 def _parquet_shape(path: Path) -> tuple[int, tuple[tuple[str, str], ...]]:

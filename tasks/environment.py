@@ -133,7 +133,12 @@ def check_store_room(store: Path) -> None:
 
 
 def make_store_folder(store: Path) -> None:
-    """The store's folder is there and can be written."""
+    """The store's folder is there, can be written, and can be named in a database's address."""
+    if "?" in str(store):
+        raise UserError(
+            f"The store {store} has a question mark in its path, where the address of a SQLite "
+            "database ends. Choose another folder with --store."
+        )
     try:
         store.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -3,7 +3,6 @@
 A record whose process is gone, or whose beats have ended, is what the reaper ends.
 """
 
-import json
 import math
 import threading
 import time
@@ -14,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from rlhf_core.folders import write_durably
+from rlhf_core.records import read_record, write_record
 from tasks.environment import seconds_given
 from tasks.locks import Holder, this_process
 
@@ -143,20 +142,30 @@ def beating(
 
 
 def owners(store: Path) -> Iterator[tuple[Path, Owner]]:
-    """Every record of the store with its file; those being written or removed are passed over."""
+    """Every record of the store with its file.
+
+    Those that are being written or removed, or are damaged, are passed over.
+    """
     for path in sorted((store / RUNNING).glob("*.json")):
         if path.name.startswith("."):
             continue
-        try:
-            facts = json.loads(path.read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
-            continue
-        yield path, Owner(**{**facts, "process": Holder(**facts["process"])})
+        owner = read_owner(path)
+        if owner is not None:
+            yield path, owner
+
+
+def read_owner(path: Path) -> Owner | None:
+    """What the file records, or None where it is gone or damaged."""
+    try:
+        facts = read_record(path)
+        return Owner(**{**facts, "process": Holder(**facts["process"])})
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def write_owner(path: Path, owner: Owner) -> None:
     """The record is in the file; readers see it whole."""
-    write_durably(path, json.dumps(asdict(owner)).encode())
+    write_record(path, asdict(owner))
 
 
 def heartbeat_seconds() -> float:

@@ -14,6 +14,7 @@ from typing import Any
 
 from rlhf_core.artifacts import (
     MANIFEST,
+    REMADE,
     Artifact,
     PayloadFile,
     open_artifact,
@@ -213,7 +214,7 @@ def _node(folder: Path, *, digest: str | None, stage: str | None) -> Node:
     if digest not in (None, found):
         faults.append(
             f"{folder / MANIFEST} is damaged: its SHA-256 is {found}, but the artifact's digest "
-            f"is {digest}. Copy the folder again, or remove it and run its stage again."
+            f"is {digest}. {REMADE}"
         )
     provenance: dict[str, Any] = {}
     inputs: dict[str, str] = {}
@@ -232,7 +233,7 @@ def _node(folder: Path, *, digest: str | None, stage: str | None) -> Node:
     if stage == "data":
         try:
             sources = read_sources(folder)
-        except ValueError as error:
+        except (OSError, ValueError, RecursionError) as error:
             faults.append(f"{folder} has a damaged list of raw files ({error}).")
     return Node(
         digest=digest or found,
@@ -256,8 +257,7 @@ def _read_inputs(folder: Path, provenance: Mapping[str, Any]) -> dict[str, str]:
         return {str(role): str(it["digest"]) for role, it in records if str(it["stage"])}
     except (KeyError, TypeError, AttributeError) as error:
         raise ArtifactError(
-            f"{folder} has a damaged provenance.json ({type(error).__name__}: {error}). Copy the "
-            "folder again."
+            f"{folder} has a damaged provenance.json ({type(error).__name__}: {error}). {REMADE}"
         ) from error
 
 

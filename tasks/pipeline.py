@@ -1,5 +1,6 @@
 """One execution of a recipe: its MLflow run, its record in the store, its page in Prefect."""
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -62,6 +63,7 @@ def open_pipeline(
             "prefect_flow_run": flow_run_id,
             "folder": str(Path.cwd()),
             "forced": list(force),
+            "recipe_sha256": hashlib.sha256(dump_recipe(recipe).encode()).hexdigest(),
             "stages": {},
         }
         store.write_recipe(run.run_id, dump_recipe(recipe))

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from rlhf_core.errors import StorageError
+from rlhf_core.errors import ArtifactError, StorageError
 from tasks.heartbeat import RUNNING, Owner, heartbeat_seconds, owners, write_owner
 from tasks.leftovers import ship_leftovers
 from tasks.locks import hold
@@ -139,7 +139,7 @@ def _reason(owner: Owner) -> str:
 def _end_in_record(store: Store, run_id: str, stage: str | None, reason: str) -> None:
     try:
         record = store.read_run(run_id)
-    except (FileNotFoundError, ValueError):  # killed before it was written, or damaged
+    except ArtifactError:  # killed before it was written, or damaged
         return
     for name, facts in record["stages"].items():
         if facts["state"] == "running" and stage in (None, name):

@@ -35,13 +35,7 @@ def plan_rerun(store: Store, run: str, first: Stage | None) -> Rerun:
     A stage that is named is computed again, even where it had been finished.
     """
     record = find_run(store, run)
-    path = store.recipe_path(record["run_id"])
-    if not path.exists():
-        raise ArtifactError(
-            f"{path} is not there, so the recipe of run {record['run_id']} is not known. Run the "
-            "recipe itself: what has not changed is reused."
-        )
-    recipe = load_recipe(path)
+    recipe = load_recipe(store.check_recipe(record))
     finished = finished_stages(record)
     force: tuple[Stage, ...] = ()
     if first is None:

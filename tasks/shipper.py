@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
 
-from rlhf_core.artifacts import write_durably
+from rlhf_core.records import read_record, write_record
 from tasks.journal import Placed, Record, read_records
 from tasks.run_journal import RunJournal
 
@@ -87,13 +87,12 @@ def refused_path(journal: Path) -> Path:
 def read_shipped(journal: Path, server: str) -> Shipped:
     """How much of the journal `server` has; nothing where another server got it."""
     try:
-        known = json.loads(shipped_path(journal).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        known = read_record(shipped_path(journal))
+        place = None if known["place"] is None else Place(**known["place"])
+        offset = int(known["offset"])
+    except (OSError, ValueError, KeyError, TypeError):  # all is sent again, which changes nothing
         return Shipped(server)
-    if known["server"] != server:
-        return Shipped(server)
-    place = known["place"]
-    return Shipped(server, known["offset"], None if place is None else Place(**place))
+    return Shipped(server, offset, place) if known["server"] == server else Shipped(server)
 
 
 class Shipment:
@@ -144,8 +143,7 @@ class Shipment:
         self._remember(replace(self.shipped, offset=batch[-1].end, place=place))
 
     def _remember(self, shipped: Shipped) -> None:
-        content = json.dumps(asdict(shipped), indent=1).encode()
-        write_durably(shipped_path(self._journal.path), content)
+        write_record(shipped_path(self._journal.path), asdict(shipped))
         self.shipped = shipped
 
 

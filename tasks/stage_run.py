@@ -15,7 +15,7 @@ from prefect import runtime
 from prefect.artifacts import create_markdown_artifact
 from prefect.logging import get_run_logger
 
-from rlhf_core.artifacts import MANIFEST, Artifact, verify_artifact
+from rlhf_core.artifacts import MANIFEST, REMADE, Artifact, verify_artifact
 from rlhf_core.checkpoints import Checkpoints
 from rlhf_core.errors import ArtifactError, StorageError
 from rlhf_core.recipes import dump_recipe
@@ -98,7 +98,7 @@ def _open_input(handle: Handle) -> Artifact:
     if artifact.digest != handle.digest:
         raise ArtifactError(
             f"{handle.path} has digest {artifact.digest}, but {handle.digest} was made: the folder "
-            f"was replaced. Remove it and run stage '{handle.stage}' again."
+            f"was replaced. {REMADE}"
         )
     return artifact
 

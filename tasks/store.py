@@ -1,16 +1,16 @@
 """The store: one folder that holds every artifact, and what was committed to it."""
 
 import contextlib
-import json
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlhf_core.artifacts import Artifact, open_artifact, publish_artifact, write_durably
+from rlhf_core.artifacts import Artifact, open_artifact, publish_artifact
 from rlhf_core.errors import ArtifactError
-from rlhf_core.folders import pretty_json
+from rlhf_core.folders import sha256_of, write_durably
+from rlhf_core.records import read_record, write_record
 from rlhf_core.settings.base import Stage
 from tasks.locks import hold
 
@@ -94,7 +94,7 @@ class Store:
                 self.work(key) / "payload", self.objects, stage=stage, provenance=provenance
             )
             commit = {"digest": artifact.digest, **provenance}
-            write_durably(self.commits / f"{key}.json", pretty_json(commit))
+            write_record(self.commits / f"{key}.json", commit)
         shutil.rmtree(self.work(key) / CHECKPOINTS, ignore_errors=True)
         return artifact
 
@@ -111,7 +111,7 @@ class Store:
         """The commit of the job `key`, or None where it was never finished; checked to be one."""
         path = self.commits / f"{key}.json"
         try:
-            commit = json.loads(path.read_text(encoding="utf-8"))
+            commit = read_record(path)
             commit["digest"], commit["stage"], commit["runs"]["mlflow_run"], commit["fingerprint"]
         except FileNotFoundError:
             return None
@@ -120,7 +120,7 @@ class Store:
                 f"{path} is damaged ({type(error).__name__}: {error}), so the result that it names "
                 "is not used. Run its recipe again, which writes it anew."
             ) from error
-        return dict(commit)
+        return commit
 
     def commit_records(self) -> Iterator[dict[str, Any]]:
         """Every commit that can be read, newest first."""
@@ -132,28 +132,61 @@ class Store:
 
     def write_run(self, run_id: str, record: Mapping[str, Any]) -> None:
         """Replace the record of one pipeline run."""
-        write_durably(self.runs / f"{run_id}.json", pretty_json(record))
+        write_record(self.runs / f"{run_id}.json", record)
 
     def write_recipe(self, run_id: str, recipe: str) -> None:
         """Keep the whole recipe of a pipeline run beside its record."""
         write_durably(self.recipe_path(run_id), recipe.encode())
+
+    def check_recipe(self, record: Mapping[str, Any]) -> Path:
+        """The recipe of a pipeline run, byte for byte as the run's record has it."""
+        path = self.recipe_path(record["run_id"])
+        if not path.is_file():
+            raise ArtifactError(
+                f"{path} is not there, so the recipe of run {record['run_id']} is not known. Run "
+                "the recipe itself: what has not changed is reused."
+            )
+        found = sha256_of(path)
+        if record.get("recipe_sha256", found) != found:
+            raise ArtifactError(
+                f"{path} is damaged: expected SHA-256 {record['recipe_sha256']}, found {found}. "
+                "Run the recipe itself: what has not changed is reused."
+            )
+        return path
 
     def recipe_path(self, run_id: str) -> Path:
         """The recipe of a pipeline run, every value written out."""
         return self.runs / f"{run_id}.yaml"
 
     def read_run(self, run_id: str) -> dict[str, Any]:
-        """The record of one pipeline run."""
-        record: dict[str, Any] = json.loads((self.runs / f"{run_id}.json").read_text("utf-8"))
-        return record
+        """The record of one pipeline run; ArtifactError where it is not there, or damaged."""
+        path = self.runs / f"{run_id}.json"
+        try:
+            return _checked_run(path)
+        except FileNotFoundError as error:
+            raise ArtifactError(
+                f"{path} is not there: what run {run_id} did is not known. Run its recipe again: "
+                "what it had finished is reused."
+            ) from error
+        except (OSError, ValueError) as error:
+            raise ArtifactError(
+                f"{path} is damaged ({error}): what run {run_id} did is not known. Remove it and "
+                "run its recipe again: what it had finished is reused."
+            ) from error
 
     def run_records(self) -> Iterator[dict[str, Any]]:
         """Every pipeline run whose record can be read, newest first."""
         for path in _newest_first(self.runs):
-            with contextlib.suppress(ValueError, FileNotFoundError):  # damaged, or removed just now
-                record = json.loads(path.read_text(encoding="utf-8"))
-                if isinstance(record, dict):
-                    yield record
+            with contextlib.suppress(ArtifactError):  # damaged, or removed just now
+                yield self.read_run(path.stem)
+
+    def damaged_runs(self) -> Iterator[str]:
+        """What is wrong with each record of a run that cannot be read."""
+        for path in _newest_first(self.runs):
+            try:
+                self.read_run(path.stem)
+            except ArtifactError as error:
+                yield str(error)
 
     def find_artifact(self, name: str) -> Artifact:
         """The artifact named by its digest or the start of it."""
@@ -168,6 +201,15 @@ class Store:
                 "another store with --store."
             )
         return open_artifact(matches[0])
+
+
+def _checked_run(path: Path) -> dict[str, Any]:
+    """The record of a run; ValueError where it is not one."""
+    record = read_record(path)
+    stages = record.get("stages")
+    if not isinstance(stages, dict) or not all(isinstance(it, dict) for it in stages.values()):
+        raise ValueError("it lists no stages")
+    return record
 
 
 def _newest_first(folder: Path) -> list[Path]:

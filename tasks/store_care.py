@@ -1,6 +1,5 @@
 """What lies in a store, what refers to it, and the removal of what nothing refers to."""
 
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,6 +9,9 @@ from typing import Any, NamedTuple
 from rlhf_core.artifacts import open_artifact
 from rlhf_core.errors import ArtifactError, StorageError
 from rlhf_core.folders import remove_folder
+from rlhf_core.records import read_record
+from tasks.heartbeat import RUNNING, read_owner
+from tasks.leftovers import unshipped
 from tasks.locks import hold, is_held
 from tasks.store import JOURNAL, PUBLISHING, WORK, Store
 
@@ -96,7 +98,8 @@ def find_garbage(store: Store, *, stale_days: float) -> list[Garbage]:
 
     Artifacts that no commit made or was made from; what was half written; records of results that
     were never committed; locks whose holder is gone; and work that nobody holds and that was not
-    touched for `stale_days`, its checkpoints included.
+    touched for `stale_days`, its checkpoints included, unless its journal holds what the MLflow of
+    the environment has not heard.
     """
     references = _read_references(store)
     known = references.commits.keys() | references.used_by.keys()
@@ -115,10 +118,14 @@ def find_garbage(store: Store, *, stale_days: float) -> list[Garbage]:
         committed = (store.commits / f"{path.name}.json").exists()
         if not committed and not is_held(store.lock(path.name)):
             found.append(Garbage(path, "names no committed result", bytes_below(path)))
+    owed = {path.parent for path in unshipped(store.folder)}
     for path in _entries(store.folder / WORK):
         stale = _age(path) > stale_days * SECONDS_PER_DAY
-        if stale and not is_held(store.lock(path.name)) and not _is_owed_to_mlflow(path):
+        if stale and not is_held(store.lock(path.name)) and path / JOURNAL not in owed:
             found.append(Garbage(path, f"untouched for {stale_days:g} days", bytes_below(path)))
+    for path in _entries(store.folder / RUNNING):
+        if read_owner(path) is None and _age(path) > HALF_WRITTEN_SECONDS:
+            found.append(Garbage(path, "damaged, or half written", bytes_below(path)))
     for path in _entries(store.locks):
         if path.stem != PUBLISHING and not is_held(path):
             found.append(Garbage(path, "its holder is gone", bytes_below(path)))
@@ -176,21 +183,16 @@ def _read_references(store: Store) -> _References:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        commit: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        commit = read_record(path)
         commit["digest"]
-    except (ValueError, KeyError, TypeError) as error:
+        {made["digest"] for made in commit.get("inputs", {}).values()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise StorageError(
             f"{path} is damaged ({type(error).__name__}: {error}): which artifact it refers to is "
             "not known, so nothing is removed. Run its recipe again, which writes it anew, or "
             "remove it."
         ) from error
     return commit
-
-
-def _is_owed_to_mlflow(work: Path) -> bool:
-    """Whether the folder holds metrics that did not reach MLflow yet."""
-    journal = work / JOURNAL
-    return journal.is_dir() and any(path.is_file() for path in journal.rglob("*"))
 
 
 def _objects(store: Store) -> Iterator[Path]:

@@ -1,6 +1,5 @@
 """What a user may name an artifact by: folder, digest, run, or registered model."""
 
-import json
 import re
 from pathlib import Path
 
@@ -64,7 +63,7 @@ def _of_run(start: str, store: Store) -> set[Path]:
     }
     for path in store.runs.glob("*.json"):
         if path.name.startswith(start):
-            stages = json.loads(path.read_text(encoding="utf-8"))["stages"].values()
+            stages = store.read_run(path.stem)["stages"].values()
             made = [str(facts["digest"]) for facts in stages if "digest" in facts]
             digests.update(made[-1:])
     return {store.object_folder(digest) for digest in digests}

@@ -187,7 +187,11 @@ def open_run(
     send = mlflow_sender(uri, tries=math.inf)
     book = open_journal(journal)
     if book.cut:
-        _log.warning("%s ended in %d bytes of a torn record, which are cut", book.path, book.cut)
+        _log.warning(
+            "%s ends in %d bytes that are no whole record, torn or damaged: they are cut",
+            book.path,
+            book.cut,
+        )
     book.open(experiment, name, tags, parent_run_id)
     shipper = Shipper(book, server_name(uri), send)
     seconds = _patience_to_open(uri, parent_run_id)

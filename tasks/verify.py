@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from rlhf_core.artifacts import PROVENANCE, digest, sha256_of
+from rlhf_core.artifacts import PROVENANCE, REMADE, digest, sha256_of
 from rlhf_core.errors import ArtifactError, RlhfError, StorageError
 from tasks.fingerprints import SCHEMA, content_digest
 from tasks.lineage import Lineage, Node
@@ -77,10 +77,7 @@ class Verification:
         if damaged:
             faults = "\n  ".join(str(fault) for made in damaged for fault in made.faults)
             names = ", ".join(f"{made.stage} in {made.path}" for made in damaged)
-            return StorageError(
-                f"damaged: {names}\n  {faults}\nRemove what is damaged and run the recipe again: "
-                "the stage makes the same bytes again. Or copy the folder again."
-            )
+            return StorageError(f"damaged: {names}\n  {faults}\n{REMADE}")
         missing = [made for made in self.artifacts if made.state == "missing"]
         if missing:
             names = ", ".join(f"{made.stage} {made.digest}" for made in missing)

@@ -164,6 +164,62 @@ def test_a_damaged_manifest_is_refused(published: Artifact, text: bytes):
         open_artifact(published.path)
 
 
+@pytest.mark.parametrize(
+    "path, size",
+    [
+        ("../manifest.json", 1),
+        ("/etc/hostname", 1),
+        ("value_model/../config.json", 1),
+        ("./config.json", 1),
+        ("config.json", 10**30),
+        ("config.json", float("nan")),
+        ("config.json", float("inf")),
+    ],
+)
+def test_a_manifest_that_names_what_cannot_be_is_refused(published: Artifact, path, size):
+    manifest = json.loads((published.path / MANIFEST).read_text())
+    manifest["files"][0] |= {"path": path, "size": size}
+    rewrite(published.path / MANIFEST, json.dumps(manifest).encode())
+    with pytest.raises(ArtifactError, match="is damaged"):
+        open_artifact(published.path)
+
+
+def test_a_file_is_listed_once(published: Artifact):
+    manifest = json.loads((published.path / MANIFEST).read_text())
+    manifest["files"] *= 2
+    rewrite(published.path / MANIFEST, json.dumps(manifest).encode())
+    with pytest.raises(ArtifactError, match="listed twice"):
+        open_artifact(published.path)
+
+
+@pytest.mark.parametrize("what", ["file", "link to nothing", "link to a file", "other folder"])
+def test_what_took_an_artifacts_place_gives_way_to_it(tmp_path: Path, published: Artifact, what):
+    published.path.rename(tmp_path / "moved")
+    if what == "other folder":
+        published.path.mkdir()
+        (published.path / "odd").write_text("")
+    elif what == "file":
+        published.path.write_text("odd")
+    else:
+        published.path.symlink_to(tmp_path / ("nowhere" if "nothing" in what else "odd"))
+        (tmp_path / "odd").write_text("odd")
+
+    assert publish_again(tmp_path).provenance() == {"run": "b"}
+    assert verify_artifact(published.path).digest == published.digest
+
+
+def test_a_damaged_past_gives_way_when_the_same_bytes_are_made_again(tmp_path, published):
+    rewrite(published.path / PROVENANCE, b'{"run": "a", "record_sha256": "ab"}')
+    assert publish_again(tmp_path).provenance() == {"run": "b"}
+
+
+def publish_again(folder: Path) -> Artifact:
+    """The bytes of `published` once more, made by another run."""
+    return publish_artifact(
+        staged(folder / "again"), folder / "objects", stage="ppo", provenance={"run": "b"}
+    )
+
+
 def test_a_manifest_of_another_version_is_refused(published: Artifact):
     rewrite(published.path / MANIFEST, b'{"format": 2, "stage": "ppo", "files": []}')
     with pytest.raises(ArtifactError, match="has format 2, this version reads format 1"):
@@ -172,7 +228,7 @@ def test_a_manifest_of_another_version_is_refused(published: Artifact):
 
 def test_a_missing_or_damaged_provenance_is_an_error_not_an_empty_past(published: Artifact):
     rewrite(published.path / PROVENANCE, b"{")
-    with pytest.raises(ArtifactError, match="not readable as JSON"):
+    with pytest.raises(ArtifactError, match=r"provenance\.json is damaged"):
         published.provenance()
     (published.path / PROVENANCE).unlink()
     with pytest.raises(ArtifactError, match="its past is not known"):

@@ -19,6 +19,8 @@ def runs(store: Path | None, *, as_json: bool) -> None:
     folder = store_folder(store)
     end_dead_runs(folder)
     records = list(Store(folder).run_records())
+    for fault in Store(folder).damaged_runs():
+        click.echo(f"rlhf: {fault}", err=True)
     if as_json:
         console.show_json(records)
     else:

@@ -6,7 +6,7 @@ import click
 
 from flows import console
 from flows.commands.options import json_option, store_option
-from tasks.environment import store_folder
+from tasks.environment import prepare_environment, store_folder
 from tasks.store import Store
 from tasks.store_care import collect_garbage, disk_usage, find_garbage, list_artifacts
 
@@ -58,6 +58,7 @@ def usage(store: Path | None, *, as_json: bool) -> None:
 def collect(store: Path | None, stale_days: float, *, dry_run: bool, as_json: bool) -> None:
     """Remove what no commit refers to, what was half written, and stale work."""
     place = Store(store_folder(store))
+    prepare_environment(place.folder)  # which MLflow has to have all that it is told
     act = find_garbage if dry_run else collect_garbage
     garbage = act(place, stale_days=stale_days)
     freed = sum(item.bytes for item in garbage)

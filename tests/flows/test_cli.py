@@ -165,6 +165,12 @@ def test_a_store_that_cannot_be_made_is_a_storage_fault(tiny_recipe, tmp_path):
     assert "cannot be made" in done.stderr
 
 
+def test_a_question_mark_in_the_stores_path_is_refused(tiny_recipe, tmp_path):
+    done = rlhf("run", tiny_recipe, "--store", tmp_path / "what?")
+    assert done.returncode == USERS_FAULT
+    assert "question mark" in done.stderr
+
+
 def test_a_disk_without_room_is_refused_with_both_numbers(tmp_path, monkeypatch):
     environment.check_store_room(tmp_path)
     room = shutil.disk_usage(tmp_path).free

@@ -10,7 +10,7 @@ from rlhf_core.errors import UserError
 from tasks.heartbeat import HEARTBEAT_VARIABLE, beating, heartbeat_seconds, owners, write_owner
 from tasks.leftovers import PIPELINES
 from tasks.locks import this_process
-from tasks.reaper import reap, report_crashes
+from tasks.reaper import end_dead_runs, reap, report_crashes
 from tasks.run_journal import open_journal
 from tasks.store import Store
 from tests.tasks.killed_run import killed_run
@@ -107,6 +107,13 @@ def test_a_run_that_another_process_goes_on_with_is_left_to_it(tmp_path):
     assert journal.status is None
     journal.close()
     assert open_journal(tmp_path / "work/sft-f/journal").status is None
+
+
+@pytest.mark.parametrize("damage", [b"", b"{}", b"[]", b'{"process": {}}', b'{"process": 3}'])
+def test_a_damaged_record_of_a_process_holds_up_nobody(tmp_path, damage):
+    (tmp_path / "running").mkdir()
+    (tmp_path / "running" / "a.json").write_bytes(damage)
+    assert end_dead_runs(tmp_path) == []
 
 
 def test_a_beat_renews_the_record(tmp_path, monkeypatch):

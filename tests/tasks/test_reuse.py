@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from rlhf_core.artifacts import sha256_of
 from rlhf_core.errors import ArtifactError, DataError, Stopped, StorageError, UserError
 from rlhf_core.recipes import load_recipe
 from rlhf_core.settings.base import STAGES
@@ -231,6 +232,28 @@ def test_a_rerun_that_cannot_be_meant_is_refused(finished, tiny_recipe):
     finished.recipe_path("run-abc").unlink()
     with pytest.raises(ArtifactError, match="the recipe of run run-abc is not known"):
         plan_rerun(finished, "run-abc", None)
+
+
+def test_a_rerun_takes_no_recipe_or_record_that_was_changed_since(finished, tiny_recipe):
+    write_run(finished, tiny_recipe, data="done", sft="failed")
+    recipe = finished.recipe_path("run-abc")
+    record = finished.read_run("run-abc") | {"recipe_sha256": sha256_of(recipe)}
+    finished.write_run("run-abc", record)
+    assert plan_rerun(finished, "run-abc", None).recipe.sft.learning_rate == 0.02
+    text = recipe.read_text()
+
+    recipe.write_text(text.replace("learning_rate: 0.02", "learning_rate: 0.12"))
+    with pytest.raises(ArtifactError, match=r"run-abc\.yaml is damaged: expected SHA-256"):
+        plan_rerun(finished, "run-abc", None)
+
+    recipe.write_text(text)
+    path = finished.runs / "run-abc.json"
+    path.write_text(path.read_text().replace('"failed"', '"done"'))
+    assert list(finished.run_records()) == []
+    (told,) = finished.damaged_runs()
+    assert "its seal says" in told
+    with pytest.raises(ArtifactError, match=r"run-abc\.json is damaged"):
+        finished.read_run("run-abc")
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,14 @@
 """A run's journal says each thing once, whatever was killed and continued."""
 
 import math
+from dataclasses import asdict
 
+import pytest
+
+from rlhf_core.records import write_record
 from tasks.journal import read_records
 from tasks.run_journal import RunJournal, open_journal
+from tasks.shipper import Place, Shipped, read_shipped, shipped_path
 
 
 def opened(folder) -> RunJournal:
@@ -80,6 +85,19 @@ def test_a_summary_said_again_keeps_the_time_of_the_value_it_repeats(tmp_path):
 
     assert [when for name, _, when in summary if name != "accuracy"] == [reported, reported]
     assert again == [point for point in summary if point[0] != "noise"]
+
+
+@pytest.mark.parametrize("damage", [b"", b"{}", b"[]", b"{", b'{"server": "s", "offset": "x"}'])
+def test_what_was_shipped_is_sent_again_where_its_record_is_damaged(tmp_path, damage):
+    journal = tmp_path / "a.journal"
+    known = Shipped("s", 70, Place("run", "experiment"))
+    write_record(shipped_path(journal), asdict(known))
+    assert read_shipped(journal, "s") == known
+    assert read_shipped(journal, "t") == Shipped("t")
+    sealed = shipped_path(journal).read_bytes()
+    for content in (damage, sealed.replace(b"70", b"90")):
+        shipped_path(journal).write_bytes(content)
+        assert read_shipped(journal, "s") == Shipped("s")
 
 
 def test_a_setting_that_changed_since_becomes_a_tag(tmp_path):

@@ -2,14 +2,18 @@
 
 import os
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from rlhf_core.errors import StorageError
 from rlhf_core.recipes import load_recipe
+from rlhf_core.records import write_record
 from rlhf_core.settings.base import STAGES
 from tasks.locks import hold
+from tasks.run_journal import RunJournal
+from tasks.shipper import Shipped, server_name, shipped_path
 from tasks.store import Store
 from tasks.store_care import collect_garbage, disk_usage, find_garbage, list_artifacts
 from tests.tasks.committed import commit_recipe
@@ -75,16 +79,20 @@ def test_an_artifact_without_a_commit_goes(store):
 def test_only_stale_work_that_nobody_holds_goes(store):
     for key in ("sft-new", "sft-old", "sft-held", "sft-owed"):
         (store.work(key) / "checkpoints").mkdir(parents=True)
-    journal = store.work("sft-owed") / "journal"
-    journal.mkdir()
-    (journal / "metrics").write_text("not in MLflow yet")
-    for key in ("sft-old", "sft-held", "sft-owed"):
+    for key in ("sft-owed", "sft-shipped"):
+        journal = RunJournal(store.work(key) / "journal" / "a.journal")
+        journal.report(1, {"loss": 0.5})
+        end = journal.end if key == "sft-shipped" else journal.end - 1
+        shipped = Shipped(server_name(os.environ["MLFLOW_TRACKING_URI"]), end)
+        write_record(shipped_path(journal.path), asdict(shipped))
+        journal.close()
+    for key in ("sft-old", "sft-held", "sft-owed", "sft-shipped"):
         make_old(store.work(key), days=8)
 
     with hold(store.lock("sft-held")):
         removed = collect_garbage(store, stale_days=7)
 
-    assert names(removed) == {"sft-old"}
+    assert names(removed) == {"sft-old", "sft-shipped"}
     left = {path.name for path in (store.folder / "work").iterdir()}
     assert left == {"sft-new", "sft-held", "sft-owed"}
 
@@ -98,8 +106,13 @@ def test_leftovers_of_killed_processes_go(store):
     store.stages.mkdir()
     (store.stages / "0123abcd").write_text("a failed state")
     (store.locks / "sft-1.lock").write_text("{}")
+    owner = store.folder / "running" / "torn.json"
+    owner.parent.mkdir()
+    owner.write_text("{")
+    make_old(owner, days=1)
 
-    assert names(collect_garbage(store, stale_days=7)) == {half.name, "0123abcd", "sft-1.lock"}
+    removed = names(collect_garbage(store, stale_days=7))
+    assert removed == {half.name, "0123abcd", "sft-1.lock", owner.name}
     assert fresh.exists()
 
 

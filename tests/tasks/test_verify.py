@@ -6,6 +6,7 @@ import pytest
 
 from rlhf_core.artifacts import sha256_of
 from rlhf_core.errors import ArtifactError, StorageError
+from rlhf_core.records import read_record, sealed_json
 from tasks.lineage import trace
 from tasks.verify import verification_text, verify_lineage
 from tests.tasks.small_artifacts import flip_bit, make_chain, overwrite
@@ -75,10 +76,11 @@ def test_other_damage_is_seen_too(chain, name, damage):
 
 
 def test_a_setting_changed_in_the_record_does_not_fit_its_fingerprint(chain):
-    record = chain.made["ppo"].path / "provenance.json"
-    text = record.read_text()
-    assert '"kl_coef": 0.05' in text
-    overwrite(record, text.replace('"kl_coef": 0.05', '"kl_coef": 0.5').encode())
+    path = chain.made["ppo"].path / "provenance.json"
+    record = read_record(path)
+    assert record["fingerprint"]["settings"]["ppo"]["kl_coef"] == 0.05
+    record["fingerprint"]["settings"]["ppo"]["kl_coef"] = 0.5
+    overwrite(path, sealed_json(record))  # changed by somebody who knows of the seal
 
     assert "fingerprint" in str(verify(chain).fault)
 
