@@ -62,6 +62,13 @@ class Encoder:
         end = self.eos_token_id
         return [[*(next(alone) if row is None else row), end] for row in rows]
 
+    def plain_texts(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of texts as in pretraining: without template, prefix or end-of-sequence token.
+
+        The token that begins a text is there where the tokenizer has one.
+        """
+        return self._ids(list(texts), special=True)
+
     def fitting(
         self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
     ) -> list[int]:

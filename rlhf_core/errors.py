@@ -44,6 +44,12 @@ class StorageError(RlhfError):
     exit_code = 4
 
 
+class ServiceError(RlhfError, ConnectionError):
+    """A service that the recipe names does not answer: the same may work a minute later."""
+
+    exit_code = 2
+
+
 class Stopped(RlhfError):
     """The process was asked to end by a signal, and training has saved its state and ended."""
 

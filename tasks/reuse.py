@@ -18,7 +18,7 @@ from prefect.context import TaskRunContext
 from prefect.logging import get_run_logger
 from prefect.transactions import IsolationLevel
 
-from rlhf_core.errors import RlhfError
+from rlhf_core.errors import RlhfError, ServiceError
 from rlhf_core.settings.base import Stage
 from tasks.commits import artifact_commit, committed_handle, recall, reused_facts
 from tasks.handles import Handle, PipelineRun, StageJob
@@ -99,7 +99,7 @@ def record_fault(store: Store, key: str) -> str | None:
 def may_pass(error: BaseException | None) -> bool:
     """Whether a fault may be gone a minute later; none of the user's, the guard's or the disk's."""
     if error is None or isinstance(error, RlhfError):
-        return False
+        return isinstance(error, ServiceError)
     named = {kind.__name__ for kind in type(error).__mro__}
     return isinstance(error, ConnectionError | TimeoutError) or bool(
         named & {"TransportError", "RequestException", "HTTPError", "HfHubHTTPError"}

@@ -106,6 +106,12 @@ def test_a_beginning_token_stands_before_the_prompt_alone():
     assert begin not in response
 
 
+def test_a_plain_text_is_read_without_template_prefix_or_end():
+    encode = encoder(prompt_template="Q: {prompt}\nA:")
+    (ids,) = encode.plain_texts([" the fire is out"])
+    assert ids == BYTES.encode(" the fire is out")
+
+
 def test_a_leading_space_makes_no_difference():
     encode = encoder()
     without, with_space = encode.responses(["fire"] * 2, ["the fire", " the fire"])
