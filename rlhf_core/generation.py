@@ -5,7 +5,7 @@ one whose log-probabilities are taken later (details P2 and P3).
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -37,16 +37,46 @@ def response_distribution(
     `pad_token_id` is left out of it, as in the sampler: padding is no action (section 6). With None
     the distribution is over all ids, as supervised training has it.
     """
-    attention_mask = sequences.attention_mask
+    logits = _pass(policy, sequences).logits
     width = sequences.response_ids.shape[1]
-    logits = policy(
+    return _without_pad(response_columns(logits, width), pad_token_id, temperature)
+
+
+class DistributionAndValues(NamedTuple):
+    """What a policy with a value head says of a batch."""
+
+    log_probs: Tensor
+    """[batch, response, vocabulary]: as `response_distribution` gives them."""
+    values: Tensor
+    """[batch, response]: of the state before each response token."""
+
+
+def distribution_and_values(
+    policy_and_value: torch.nn.Module,
+    sequences: Sequences,
+    *,
+    pad_token_id: int | None,
+    temperature: float,
+) -> DistributionAndValues:
+    """Distribution and values from one pass of a `PolicyAndValue`."""
+    both = _pass(policy_and_value, sequences)
+    width = sequences.response_ids.shape[1]
+    logits = response_columns(both.logits, width)
+    return DistributionAndValues(
+        _without_pad(logits, pad_token_id, temperature), response_columns(both.values, width)
+    )
+
+
+def _pass(policy: torch.nn.Module, sequences: Sequences) -> Any:
+    """What the module gives over these ids, its logits from the last prompt token on."""
+    attention_mask = sequences.attention_mask
+    return policy(
         input_ids=sequences.input_ids.masked_fill(~attention_mask, 0),
         attention_mask=attention_mask,
         position_ids=position_ids(attention_mask),
         use_cache=False,
-        logits_to_keep=width + 1,
-    ).logits
-    return _without_pad(response_columns(logits, width), pad_token_id, temperature)
+        logits_to_keep=sequences.response_ids.shape[1] + 1,
+    )
 
 
 def _without_pad(logits: Tensor, pad_token_id: int | None, temperature: float) -> Tensor:

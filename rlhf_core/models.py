@@ -185,11 +185,11 @@ class ScalarModel(nn.Module):
 
     @property
     def _body(self) -> PreTrainedModel:
-        whole = _adapted(self.model)
+        whole = adapted(self.model)
         return cast(PreTrainedModel, getattr(whole, whole.base_model_prefix))
 
 
-def _adapted(model: nn.Module) -> PreTrainedModel:
+def adapted(model: nn.Module) -> PreTrainedModel:
     """The model whose modules a PeftModel has adapted, or the model itself without one."""
     if isinstance(model, PeftModel):
         return cast(PreTrainedModel, model.get_base_model())

@@ -1,5 +1,6 @@
 """Models, tokenizers and ids small enough for tests: random Llama weights, made in milliseconds."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,6 +13,8 @@ from transformers import (
 
 from rlhf_core.batches import SpecialTokens, word_tokenizer
 from rlhf_core.models import ScalarModel, frozen_copy
+from rlhf_core.settings.ppo import PpoSettings
+from rlhf_core.sharing import put_on_trunk
 from rlhf_core.training.rollouts import PpoModels
 
 PAD, END = 0, 1
@@ -67,3 +70,12 @@ def tiny_ppo_models(*, reference: LlamaForCausalLM | None = None, **changes) -> 
         reward_model=tiny_scalar_model(**changes).eval().requires_grad_(False),
         value_model=tiny_scalar_model(**changes),
     )
+
+
+def arranged(models: PpoModels, settings: PpoSettings) -> PpoModels:
+    """The models as the settings want them: without a value model, or with one on the trunk."""
+    if settings.algorithm != "ppo":
+        return replace(models, value_model=None)
+    if settings.value_network == "shared_trunk":
+        put_on_trunk(models.value_model, models.policy)
+    return models

@@ -104,6 +104,22 @@ def ppo_policy_loss(
     return PolicyLoss(loss, clip_fraction, approx_kl)
 
 
+def reinforce_loss(
+    logprobs: PerToken, old_logprobs: PerToken, advantages: PerToken, response_mask: TokenMask
+) -> PolicyLoss:
+    """-advantage * log-probability, mean over the tokens: REINFORCE, which clips nothing.
+
+    Its gradient is that of `ppo_policy_loss` where `logprobs` are `old_logprobs`. Tensors are those
+    of `ppo_policy_loss`.
+    """
+    loss = -masked_mean(logprobs * advantages, response_mask)
+    with torch.no_grad():
+        log_ratio = (logprobs - old_logprobs).masked_fill(~response_mask, 0.0)  # log(new / old)
+        log_ratio = log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+        approx_kl = masked_mean(log_ratio.expm1() - log_ratio, response_mask)
+    return PolicyLoss(loss, torch.zeros_like(approx_kl), approx_kl)
+
+
 def ppo_value_loss(
     values: PerToken,
     old_values: PerToken,

@@ -4,6 +4,12 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from rlhf_core.settings.algorithms import (
+    GROUPED,
+    WITH_A_SHARED_TRUNK,
+    Algorithm,
+    without_effect,
+)
 from rlhf_core.settings.base import LoraSettings, Settings
 
 
@@ -11,14 +17,22 @@ class PpoSettings(Settings):
     """Proximal policy optimization against the reward model, with a KL penalty to the SFT model.
 
     The algorithm is arXiv:1707.06347; its use on language models follows arXiv:1909.08593,
-    arXiv:2203.02155 and arXiv:2403.17031 ("N+").
+    arXiv:2203.02155 and arXiv:2403.17031 ("N+"). Other algorithms are there to compare it with.
     """
+
+    algorithm: Algorithm = "ppo"
+    """`ppo`; `rloo` (arXiv:2402.14740), whose baseline is the mean reward of a prompt's other
+    responses; or `grpo` (arXiv:2402.03300), whose advantage is a response's score among those of
+    its prompt, with the KL in the loss. The last two have no value model."""
 
     updates: int = Field(default=100, ge=1)
     """Rounds of rollout and optimization."""
 
     rollout_batch_size: int = Field(default=64, ge=2)
     """Responses generated before each round of optimization, over all processes."""
+
+    responses_per_prompt: int = Field(default=1, ge=1)
+    """Responses to each prompt of a rollout; `rloo` and `grpo` need at least 2."""
 
     mini_batch_size: int = Field(default=16, ge=1)
     """Responses per optimizer step."""
@@ -75,7 +89,8 @@ class PpoSettings(Settings):
     """How far a value may move from its rollout estimate within one update."""
 
     whiten_advantages: Literal["rollout", "mini_batch", "nothing"] = "rollout"
-    """Over which tokens advantages are brought to mean 0 and variance 1."""
+    """Over which tokens advantages of `ppo` are brought to mean 0 and variance 1; those of `rloo`
+    and `grpo` are relative to their group already and stay as they are."""
 
     whiten_rewards: bool = False
     """Divide rewards by their deviation without a mean shift; not neutral (section 3.6)."""
@@ -89,6 +104,21 @@ class PpoSettings(Settings):
 
     reward_clip: float | None = Field(default=None, gt=0)
     """Bound on the size of a score."""
+
+    surrogate: Literal["clipped", "reinforce"] = "clipped"
+    """Policy loss of `rloo`: PPO's clipped one, or -advantage * log-probability. Both have the same
+    gradient in the first step on a rollout."""
+
+    divide_by_group_deviation: bool = True
+    """Divide the advantages of `grpo` by the deviation of their group's scores; without it hard and
+    easy prompts weigh alike ("Dr. GRPO", arXiv:2503.20783)."""
+
+    value_network: Literal["separate", "shared_trunk"] = "separate"
+    """The value model is a network of its own, or a head on the policy's trunk that starts at zero
+    and is trained with the policy by one optimizer (arXiv:1909.08593; details P16 and P17)."""
+
+    value_coef: float = Field(default=0.1, gt=0)
+    """Weight of the value loss beside the policy's with `shared_trunk` (detail P17)."""
 
     value_init: Literal["reward_model", "sft"] = "reward_model"
     """Where the value model's weights come from; from `sft` its head starts at zero."""
@@ -122,9 +152,45 @@ class PpoSettings(Settings):
                 "ppo.lora.dropout must be 0: with dropout the ratio of an unchanged policy is not "
                 "1 (detail P20)."
             )
+        if self.value_network == "shared_trunk" and self.score_at == "after_eos":
+            raise ValueError(
+                "ppo.score_at='after_eos' gives a value to a state that is no action, for which a "
+                "shared trunk has no place: keep value_network='separate', or score_at='eos'."
+            )
         if self.value_warmup_updates >= self.updates:
             raise ValueError(
                 f"value_warmup_updates={self.value_warmup_updates} leaves none of "
                 f"updates={self.updates} to the policy: make it smaller."
             )
+        return self
+
+    @model_validator(mode="after")
+    def _responses_share_their_prompts_evenly(self) -> Self:
+        if self.rollout_batch_size % self.responses_per_prompt:
+            raise ValueError(
+                f"rollout_batch_size={self.rollout_batch_size} is not a multiple of "
+                f"responses_per_prompt={self.responses_per_prompt}: choose one that is."
+            )
+        if self.algorithm in GROUPED and self.responses_per_prompt < 2:
+            raise ValueError(
+                f"ppo.algorithm={self.algorithm!r} compares responses to the same prompt, of which "
+                "there is one: set ppo.responses_per_prompt to 4, say."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _every_setting_has_an_effect(self) -> Self:
+        given, fields = dict(self), type(self).model_fields
+        useless = without_effect(self.algorithm, given, fields)
+        reason = f"ppo.algorithm={self.algorithm!r} never reads them"
+        if self.algorithm == "ppo" and self.value_network == "shared_trunk":
+            shared = [name for name in WITH_A_SHARED_TRUNK if given[name] != fields[name].default]
+            useless, reason = useless + shared, "the value head shares the policy's trunk"
+        elif self.algorithm == "ppo" and self.value_coef != fields["value_coef"].default:
+            useless, reason = [*useless, "value_coef"], "a separate value model is no part of a sum"
+        if self.algorithm in GROUPED and self.whiten_advantages == "mini_batch":
+            useless = [*useless, "whiten_advantages"]
+        if useless:
+            settings = ", ".join(f"ppo.{name}" for name in useless)
+            raise ValueError(f"{settings} would have no effect: {reason}. Leave it out.")
         return self

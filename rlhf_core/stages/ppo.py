@@ -33,6 +33,7 @@ from rlhf_core.pretrained import (
 from rlhf_core.report import Report
 from rlhf_core.settings.model import ModelSettings
 from rlhf_core.settings.ppo import PpoSettings
+from rlhf_core.sharing import put_on_trunk
 from rlhf_core.tables import read_prompts
 from rlhf_core.training.optimization import make_accelerator
 from rlhf_core.training.ppo import train_ppo
@@ -56,7 +57,10 @@ def make_ppo(
     seed: int,
     checkpoints: Checkpoints | None = None,
 ) -> dict[str, float]:
-    """Write the policy, its value model, samples and the record of the run into `out_dir`."""
+    """Write the policy, its value model, samples and the record of the run into `out_dir`.
+
+    An algorithm without a value model writes none.
+    """
     check_same_tokenizer(sft, reward_model)
     tokenizer = load_tokenizer(sft)
     encoder = Encoder(tokenizer, model)
@@ -66,7 +70,7 @@ def make_ppo(
         end_token_ids(models.reference.generation_config, tokenizer), encoder.pad_token_id
     )
     texts, prompts = fitting_prompts(encoder, list(read_prompts(data, "train").prompt))
-    for part in (models.policy, models.reference, models.reward_model, models.value_model):
+    for part in models.by_name().values():
         part.to(accelerator.device)
     reference_digest = weights_digest(models.reference)
     roll = partial(
@@ -79,7 +83,10 @@ def make_ppo(
         accelerator=accelerator,
     )
     first = roll(
-        prompts=[prompts[row % len(prompts)] for row in range(settings.rollout_batch_size)],
+        prompts=[
+            prompts[row % len(prompts)]
+            for row in range(settings.rollout_batch_size // settings.responses_per_prompt)
+        ],
         missing_eos_score=settings.missing_eos_score,
         seed=seed,
     )
@@ -99,17 +106,20 @@ def make_ppo(
         )
     if weights_digest(models.reference) != reference_digest:
         raise TrainingStopped("The reference model changed during PPO: its KL means nothing.")
+    shown_prompts = -(-SHOWN_SAMPLES // settings.responses_per_prompt)
     shown = roll(
-        prompts=prompts[:SHOWN_SAMPLES],
+        prompts=prompts[:shown_prompts],
         missing_eos_score=preflight.missing_eos_score,
         seed=seed + 1,
     )
     if accelerator.is_main_process:
         _write(out_dir / "preflight.json", json.dumps(asdict(preflight), indent=2))
-        _write(out_dir / "samples.jsonl", "\n".join(_samples(texts, shown, encoder)))
+        asked = [text for text in texts for _ in range(settings.responses_per_prompt)]
+        _write(out_dir / "samples.jsonl", "\n".join(_samples(asked, shown, encoder)))
         save_policy(merged(models.policy), tokenizer, out_dir)
-        save_model(merged(models.value_model.model), out_dir / "value_model")
-        tokenizer.save_pretrained(out_dir / "value_model")
+        if models.value_model is not None:
+            save_model(merged(models.value_model.model), out_dir / "value_model")
+            tokenizer.save_pretrained(out_dir / "value_model")
     starts = {f"start_{name}": value for name, value in asdict(preflight).items()}
     kept = {name: value for name, value in last.items() if name not in NOT_RECORDED}
     return {**kept, "updates": settings.updates, **starts}
@@ -127,23 +137,35 @@ def check_same_tokenizer(sft: Path, reward_model: Path) -> None:
 
 
 def load_models(settings: PpoSettings, sft: Path, reward_model: Path, *, seed: int) -> PpoModels:
-    """The four models: policy and reference from the SFT policy, the others as settings say."""
+    """The models: policy and reference from the SFT policy, the others as settings say."""
     policy = load_policy(sft)
     reference = frozen_copy(policy)
     scores = load_scalar_model(reward_model).eval()
     scores.requires_grad_(False)
-    if settings.value_init == "reward_model":
-        value_model = load_scalar_model(reward_model)
-    else:
-        value_model = new_scalar_model(sft, seed=seed)
-        zero_head(value_model)
+    value_model = _value_model(settings, sft, reward_model, seed=seed)
     if settings.lora is not None:
         torch.manual_seed(seed)  # adapters draw from torch's global generator
         policy = with_lora(policy, settings.lora, task=TaskType.CAUSAL_LM)
+    if value_model is not None and settings.value_network == "shared_trunk":
+        put_on_trunk(value_model, policy)
+    elif value_model is not None and settings.lora is not None:
         value_model = ScalarModel(
             with_lora(value_model.model, settings.lora, task=TaskType.TOKEN_CLS)
         )
     return PpoModels(policy, reference, scores, value_model)
+
+
+def _value_model(
+    settings: PpoSettings, sft: Path, reward_model: Path, *, seed: int
+) -> ScalarModel | None:
+    """The value model as it starts, with a body of its own; None where there is none."""
+    if settings.algorithm != "ppo":
+        return None
+    if settings.value_init == "reward_model" and settings.value_network == "separate":
+        return load_scalar_model(reward_model)
+    value_model = new_scalar_model(sft, seed=seed)
+    zero_head(value_model)
+    return value_model
 
 
 def fitting_prompts(encoder: Encoder, texts: list[str]) -> tuple[list[str], list[list[int]]]:

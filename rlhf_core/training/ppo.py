@@ -17,9 +17,9 @@ from rlhf_core.maths.rewards import adapted_kl_coef
 from rlhf_core.maths.schedules import linear_to_zero, warmup_from_a_tenth
 from rlhf_core.report import Report
 from rlhf_core.settings.ppo import PpoSettings
-from rlhf_core.training.optimization import set_learning_rate, summed
+from rlhf_core.training.optimization import summed
 from rlhf_core.training.ppo_metrics import rollout_metrics
-from rlhf_core.training.ppo_optimization import Optimization, make_trainable
+from rlhf_core.training.ppo_optimization import Optimization, make_networks
 from rlhf_core.training.rollouts import PpoModels, collect_rollout
 from rlhf_core.training.state import Saving, TrainingState
 from rlhf_core.training.trained import Trained
@@ -38,24 +38,22 @@ def train_ppo(
     accelerator: Accelerator,
     saving: Saving | None = None,
 ) -> dict[str, float]:
-    """Raise the reward of `models.policy` in place, and fit `models.value_model` to its returns.
+    """Raise the reward of `models.policy` in place, and fit its value model to the returns.
+
+    With `rloo` and `grpo` there is no value model: the other responses to a prompt stand for it.
 
     Gives the last update's metrics. Raises TrainingStopped where a number stops being finite or the
     KL to the reference passes `max_kl_to_reference`.
     """
-    policy = make_trainable(accelerator, models.policy, settings.learning_rate, settings)
-    value_rate = settings.value_learning_rate or settings.learning_rate
-    value_model = make_trainable(accelerator, models.value_model, value_rate, settings)
-    batches = prompt_batches(len(prompts), settings.rollout_batch_size, seed=seed)
+    networks = make_networks(accelerator, models, settings)
+    prompts_a_rollout = settings.rollout_batch_size // settings.responses_per_prompt
+    batches = prompt_batches(len(prompts), prompts_a_rollout, seed=seed)
     controller = {"kl_coef": settings.kl_coef}
     metrics: dict[str, float] = {}
     state = TrainingState(
         saving,
         accelerator,
-        {
-            "policy": Trained(policy.bare, policy.optimizer),
-            "value_model": Trained(value_model.bare, value_model.optimizer),
-        },
+        {name: Trained(net.bare, net.optimizer) for name, net in networks.by_name().items()},
         numbers={"controller": controller, "metrics": metrics},
         frozen={"reference": models.reference, "reward_model": models.reward_model},
     )
@@ -79,14 +77,13 @@ def train_ppo(
             metrics |= rollout_metrics(rollout, kl_coef=kl_coef, accelerator=accelerator)
             _check_kl(metrics["kl_to_reference"], update + 1, settings)
             share = learning_rate_share(update, settings)
-            set_learning_rate(policy.optimizer, policy.learning_rate * share)
-            set_learning_rate(value_model.optimizer, value_model.learning_rate * share)
+            networks.set_share(share)
             optimization = Optimization(
-                policy, value_model, rollout, settings, special, accelerator, update
+                networks, rollout, settings, special, accelerator, update, kl_coef
             )
             metrics |= optimization.run(seed=_seed(seed, update, settings.updates))
             metrics["progress"] = (update + 1) / settings.updates
-            metrics["learning_rate"] = policy.learning_rate * share
+            metrics["learning_rate"] = settings.learning_rate * share
             tokens = summed(accelerator, float(rollout.response_mask.sum()))
             speed = {"tokens_per_second": tokens / (time.monotonic() - started)}
             report(update + 1, metrics | speed)

@@ -6,14 +6,18 @@ from torch import Tensor
 
 from rlhf_core.maths.advantages import explained_variance
 from rlhf_core.maths.rewards import kl_estimates
+from rlhf_core.training.estimates import moments
 from rlhf_core.training.optimization import WeightedMeans
-from rlhf_core.training.rollouts import Rollout, moments
+from rlhf_core.training.rollouts import Rollout
 
 
 def rollout_metrics(
     rollout: Rollout, *, kl_coef: float, accelerator: Accelerator
 ) -> dict[str, float]:
-    """Means over the rollout's responses or tokens, of all processes, before it is optimized on."""
+    """Means over the rollout's responses or tokens, of all processes, before it is optimized on.
+
+    `value` and `explained_variance` speak of the baseline: that of the value model, or the group's.
+    """
     mask = rollout.response_mask
     kl = kl_estimates(rollout.old_logprobs, rollout.ref_logprobs, mask)
     kl_of_response = kl.k1.sum(dim=1)

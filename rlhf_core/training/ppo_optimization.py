@@ -5,23 +5,35 @@ Steps 15 and 16 of the specification's algorithm (section 3.2).
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
 from rlhf_core.batches import SpecialTokens
+from rlhf_core.generation import distribution_and_values
 from rlhf_core.maths.logprobs import taken_logprobs
-from rlhf_core.maths.losses import ppo_policy_loss, ppo_value_loss
-from rlhf_core.maths.masking import whiten
+from rlhf_core.maths.losses import ppo_policy_loss, ppo_value_loss, reinforce_loss
+from rlhf_core.maths.masking import masked_mean, whiten
+from rlhf_core.maths.rewards import kl_estimates
 from rlhf_core.settings.ppo import PpoSettings
-from rlhf_core.training.optimization import Part, Step, adamw, micro_batches, optimizer_step
-from rlhf_core.training.rollouts import Rollout, moments, policy_distribution, values_before
+from rlhf_core.sharing import PolicyAndValue
+from rlhf_core.training.estimates import moments
+from rlhf_core.training.optimization import (
+    Part,
+    Step,
+    adamw,
+    micro_batches,
+    optimizer_step,
+    set_learning_rate,
+)
+from rlhf_core.training.rollouts import PpoModels, Rollout, policy_distribution, values_before
 
 
 @dataclass(frozen=True)
 class Trainable:
-    """One network of the two that are trained: its bare, its prepared form and its optimizer."""
+    """A network that is trained: its bare, its prepared form and its optimizer."""
 
     bare: nn.Module
     prepared: nn.Module
@@ -41,22 +53,59 @@ def make_trainable(
     return Trainable(model, prepared, optimizer, learning_rate)
 
 
+@dataclass(frozen=True)
+class Networks:
+    """What is trained, each network by an optimizer of its own."""
+
+    policy: Trainable
+    """The policy; with `shared_trunk` a `PolicyAndValue`."""
+
+    value_model: Trainable | None
+    """None where there is no value model, or it is a head on the policy's trunk."""
+
+    def by_name(self) -> dict[str, Trainable]:
+        """Every network that there is."""
+        policy = {"policy": self.policy}
+        return policy if self.value_model is None else policy | {"value_model": self.value_model}
+
+    def set_share(self, share: float) -> None:
+        """Set each learning rate to this share of its peak in place."""
+        for network in self.by_name().values():
+            set_learning_rate(network.optimizer, network.learning_rate * share)
+
+
+def make_networks(accelerator: Accelerator, models: PpoModels, settings: PpoSettings) -> Networks:
+    """The models that are trained, prepared in the arrangement that the settings say."""
+    policy, value_model = models.policy, models.value_model
+    rate = settings.learning_rate
+    if value_model is None:
+        return Networks(make_trainable(accelerator, policy, rate, settings), None)
+    if settings.value_network == "shared_trunk":
+        both = PolicyAndValue(policy, value_model)
+        return Networks(make_trainable(accelerator, both, rate, settings), None)
+    value_rate = settings.value_learning_rate or rate
+    return Networks(
+        make_trainable(accelerator, policy, rate, settings),
+        make_trainable(accelerator, value_model, value_rate, settings),
+    )
+
+
 @dataclass
 class Optimization:
     """The passes over one rollout: steps 15 and 16 of the algorithm."""
 
-    policy: Trainable
-    value_model: Trainable
+    networks: Networks
     rollout: Rollout
     settings: PpoSettings
     special: SpecialTokens
     accelerator: Accelerator
     update: int
+    kl_coef: float
     _sums: dict[str, float] = field(default_factory=dict)
     _steps: int = 0
 
     def run(self, *, seed: int) -> dict[str, float]:
-        """Optimize both networks in place; gives the means of the metrics over all steps."""
+        """Optimize the networks in place; gives the means of the metrics over all steps."""
         generator = torch.Generator().manual_seed(seed)
         size = self.settings.mini_batch_size // self.accelerator.num_processes
         first: dict[str, float] = {}
@@ -80,19 +129,24 @@ class Optimization:
         parts = [torch.tensor(part, device=index.device) for part in rows]
         metrics: dict[str, float] = {}
         if self.update >= self.settings.value_warmup_updates:
-            advantages = self._advantages(index)
-            taken = self._optimizer_step(
-                self.policy, parts, lambda part: self._policy_part(part, advantages)
-            )
-            metrics |= {"policy_loss": taken.loss, "policy_grad_norm": taken.grad_norm}
+            metrics |= self._policy_step(parts, self._advantages(index))
+        value_model = self.networks.value_model
+        if value_model is not None:
+            part_of = partial(self._value_part, value_model.prepared)
+            taken = self._optimizer_step(value_model, parts, part_of)
+            metrics |= {"value_loss": taken.loss, "value_grad_norm": taken.grad_norm}
             metrics |= taken.metrics
-        taken = self._optimizer_step(self.value_model, parts, self._value_part)
-        metrics |= {"value_loss": taken.loss, "value_grad_norm": taken.grad_norm}
-        metrics |= taken.metrics
         self._steps += 1
         for name, value in metrics.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
         return metrics
+
+    def _policy_step(self, parts: list[Tensor], advantages: Tensor) -> dict[str, float]:
+        """One step of the policy, and of the value head where both share a trunk."""
+        shared = self.settings.value_network == "shared_trunk"
+        part_of = partial(self._joint_part if shared else self._policy_part, advantages)
+        taken = self._optimizer_step(self.networks.policy, parts, part_of)
+        return {"policy_loss": taken.loss, "policy_grad_norm": taken.grad_norm, **taken.metrics}
 
     def _optimizer_step(
         self, network: Trainable, parts: list[Tensor], part_of: Callable[[Tensor], Part]
@@ -114,39 +168,66 @@ class Optimization:
         mean, variance = moments(advantages[index], mask[index], self.accelerator)
         return whiten(advantages, mask, mean=mean, variance=variance)
 
-    def _policy_part(self, rows: Tensor, advantages: Tensor) -> Part:
-        rollout, settings = self.rollout, self.settings
-        batch = rollout.sequences.rows(rows)
-        width = batch.response_ids.shape[1]
-        log_probs = policy_distribution(self.policy.prepared, batch, settings, self.special)
-        logprobs = taken_logprobs(log_probs, batch.response_ids)
-        old_logprobs = rollout.old_logprobs[rows, :width]
-        result = ppo_policy_loss(
-            logprobs,
-            old_logprobs,
-            advantages[rows, :width],
-            batch.response_mask,
-            clip_range=settings.clip_range,
+    def _policy_part(self, advantages: Tensor, rows: Tensor) -> Part:
+        batch = self.rollout.sequences.rows(rows)
+        log_probs = policy_distribution(
+            self.networks.policy.prepared, batch, self.settings, self.special
         )
-        log_ratio = logprobs.detach() - old_logprobs  # log(new / old)
-        return Part(
-            result.loss,
-            float(batch.response_mask.sum()),
-            {
-                "clip_fraction": float(result.clip_fraction),
-                "approx_kl": float(result.approx_kl),
-                "ratio_error": float(log_ratio[batch.response_mask].expm1().abs().mean()),
-            },
-        )
+        return self._policy_loss(rows, taken_logprobs(log_probs, batch.response_ids), advantages)
 
-    def _value_part(self, rows: Tensor) -> Part:
-        rollout = self.rollout
+    def _joint_part(self, advantages: Tensor, rows: Tensor) -> Part:
+        """The policy's loss and `value_coef` times the value head's, from one pass of the trunk."""
+        batch = self.rollout.sequences.rows(rows)
+        both = distribution_and_values(
+            self.networks.policy.prepared,
+            batch,
+            pad_token_id=self.special.pad,
+            temperature=self.settings.temperature,
+        )
+        logprobs = taken_logprobs(both.log_probs, batch.response_ids)
+        policy = self._policy_loss(rows, logprobs, advantages)
+        value = self._value_loss(rows, both.values)
+        loss = policy.loss + self.settings.value_coef * value.loss
+        metrics = policy.metrics | value.metrics | {"value_loss": float(value.loss.detach())}
+        return Part(loss, policy.weight, metrics)
+
+    def _policy_loss(self, rows: Tensor, logprobs: Tensor, advantages: Tensor) -> Part:
+        rollout, settings = self.rollout, self.settings
+        width = logprobs.shape[1]
+        mask = rollout.response_mask[rows, :width]
+        old_logprobs = rollout.old_logprobs[rows, :width]
+        if settings.surrogate == "reinforce":
+            result = reinforce_loss(logprobs, old_logprobs, advantages[rows, :width], mask)
+        else:
+            result = ppo_policy_loss(
+                logprobs,
+                old_logprobs,
+                advantages[rows, :width],
+                mask,
+                clip_range=settings.clip_range,
+            )
+        log_ratio = logprobs.detach() - old_logprobs  # log(new / old)
+        metrics = {
+            "clip_fraction": float(result.clip_fraction),
+            "approx_kl": float(result.approx_kl),
+            "ratio_error": float(log_ratio[mask].expm1().abs().mean()),
+        }
+        loss = result.loss
+        if settings.algorithm == "grpo":
+            kl = kl_estimates(logprobs, rollout.ref_logprobs[rows, :width], mask).k3
+            loss = loss + self.kl_coef * masked_mean(kl, mask)
+        return Part(loss, float(mask.sum()), metrics)
+
+    def _value_part(self, value_model: nn.Module, rows: Tensor) -> Part:
         spare = 1 if self.settings.score_at == "after_eos" else 0
-        batch = rollout.sequences.rows(rows, spare_columns=spare)
-        width = batch.response_ids.shape[1]
+        batch = self.rollout.sequences.rows(rows, spare_columns=spare)
+        return self._value_loss(rows, values_before(value_model, batch))
+
+    def _value_loss(self, rows: Tensor, values: Tensor) -> Part:
+        rollout, width = self.rollout, values.shape[1]
         value_mask = rollout.value_mask[rows, :width]
         result = ppo_value_loss(
-            values_before(self.value_model.prepared, batch),
+            values,
             rollout.old_values[rows, :width],
             rollout.returns[rows, :width],
             value_mask,

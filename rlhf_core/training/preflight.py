@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import pad
 
 from rlhf_core.batches import Sequences, SpecialTokens
 from rlhf_core.errors import TrainingStopped
 from rlhf_core.maths.logprobs import taken_logprobs
 from rlhf_core.maths.rewards import kl_estimates
-from rlhf_core.models import dropout_rates
+from rlhf_core.models import ScalarModel, dropout_rates
 from rlhf_core.scoring import scores_at_end
 from rlhf_core.settings.ppo import PpoSettings
 from rlhf_core.training.ppo_metrics import surprisal_z
@@ -58,7 +58,8 @@ def check_before_ppo(
 ) -> Preflight:
     """Measure a first rollout of the untouched policy; raise TrainingStopped where one is wrong."""
     check_no_dropout(models)
-    check_causal_values(models, rollout)
+    if models.value_model is not None:
+        check_causal_values(models.value_model, rollout, models.policy.config.vocab_size)
     kl = kl_estimates(rollout.old_logprobs, rollout.ref_logprobs, rollout.response_mask).k1
     found = Preflight(
         kl_to_reference=float(kl.sum(dim=1).mean()),
@@ -118,9 +119,8 @@ def missing_eos_score(rollout: Rollout, settings: PpoSettings) -> float:
 
 
 def check_no_dropout(models: PpoModels) -> None:
-    """Raise TrainingStopped where a module of any of the four models would drop anything."""
-    for name in ("policy", "reference", "reward_model", "value_model"):
-        model: nn.Module = getattr(models, name)
+    """Raise TrainingStopped where a module of any of the models would drop anything."""
+    for name, model in models.by_name().items():
         dropping = [module for module in model.modules() if dropout_rates(module)]
         _refuse(bool(dropping), f"{name} has {len(dropping)} modules with dropout on (P20).")
 
@@ -157,10 +157,9 @@ def padding_error(
     def numbers(batch: Sequences) -> Sequence[Tensor]:
         width = bare.response_ids.shape[1]
         log_probs = policy_distribution(models.policy, batch, settings, special)
-        per_token = [
-            taken_logprobs(log_probs, batch.response_ids),
-            values_before(models.value_model, batch),
-        ]
+        per_token = [taken_logprobs(log_probs, batch.response_ids)]
+        if models.value_model is not None:
+            per_token.append(values_before(models.value_model, batch))
         kept = [tokens[:, :width].masked_fill(~bare.response_mask, 0.0) for tokens in per_token]
         return [*kept, scores_at_end(models.reward_model, batch, end_token_ids=special.end)]
 
@@ -169,15 +168,15 @@ def padding_error(
 
 
 @torch.no_grad()
-def check_causal_values(models: PpoModels, rollout: Rollout) -> None:
+def check_causal_values(value_model: ScalarModel, rollout: Rollout, vocabulary: int) -> None:
     """Raise TrainingStopped where a value sees the token that is chosen after it (test 5)."""
     batch = rollout.sequences.rows(torch.tensor([int(rollout.response_mask.sum(dim=1).argmax())]))
     at = batch.response_ids.shape[1] // 2
     changed = batch.response_ids.clone()
-    changed[0, at] = (changed[0, at] + 1) % models.policy.config.vocab_size
+    changed[0, at] = (changed[0, at] + 1) % vocabulary
     other = Sequences(batch.prompt_ids, batch.prompt_mask, changed, batch.response_mask)
-    before = values_before(models.value_model, batch)[0, : at + 1]
-    after = values_before(models.value_model, other)[0, : at + 1]
+    before = values_before(value_model, batch)[0, : at + 1]
+    after = values_before(value_model, other)[0, : at + 1]
     _refuse(
         float((before - after).abs().max()) > PADDING_TOLERANCE,
         f"the value of the state before token {at} changes with that token: the value model reads "

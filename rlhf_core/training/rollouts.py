@@ -15,25 +15,19 @@ from transformers import PreTrainedModel
 
 from rlhf_core.batches import Sequences, SpecialTokens
 from rlhf_core.generation import response_distribution, sample_in_batches
-from rlhf_core.maths.advantages import gae
 from rlhf_core.maths.logprobs import (
     entropy,
     response_columns,
     surprisal_variance,
     taken_logprobs,
 )
-from rlhf_core.maths.masking import has_ended, rescale, value_mask_after_end, whiten
-from rlhf_core.maths.rewards import (
-    kl_estimates,
-    replace_unfinished,
-    shape_rewards,
-    shape_rewards_after_end,
-)
-from rlhf_core.maths.shapes import Scalar
+from rlhf_core.maths.masking import has_ended
+from rlhf_core.maths.rewards import kl_estimates, replace_unfinished
 from rlhf_core.models import ScalarModel
 from rlhf_core.scoring import scores_at_end
 from rlhf_core.settings.ppo import PpoSettings
 from rlhf_core.threads import side_by_side
+from rlhf_core.training.estimates import group_estimates, token_estimates
 
 SAMPLED_TOGETHER = 64
 """Responses that one call of the decoder draws; each batch has a generator of its own."""
@@ -41,12 +35,21 @@ SAMPLED_TOGETHER = 64
 
 @dataclass(frozen=True)
 class PpoModels:
-    """The four models; only `policy` and `value_model` are trained."""
+    """The models by their parts; only `policy` and `value_model` are trained.
+
+    Without a value model the other responses to a prompt are the baseline. Its body may be the
+    policy's own.
+    """
 
     policy: PreTrainedModel
     reference: PreTrainedModel
     reward_model: ScalarModel
-    value_model: ScalarModel
+    value_model: ScalarModel | None
+
+    def by_name(self) -> dict[str, nn.Module]:
+        """Every model that there is."""
+        parts = {name: getattr(self, name) for name in ("policy", "reference", "reward_model")}
+        return parts if self.value_model is None else {**parts, "value_model": self.value_model}
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ class Rollout:
     entropy: Tensor
     surprisal_variance: Tensor
     old_values: Tensor
+    """What the returns were compared with: the value model's values, or the mean of a group."""
     value_mask: Tensor
     raw_scores: Tensor
     """[batch]: the reward model's, before the rule for responses that did not end."""
@@ -93,10 +97,13 @@ def collect_rollout(
     seed: int,
     accelerator: Accelerator,
 ) -> Rollout:
-    """Sample a response to each prompt and estimate its advantages; all draws come from `seed`."""
+    """Sample the responses to each prompt and estimate their advantages.
+
+    The responses to one prompt are neighbours. All draws come from `seed`.
+    """
     sampled = sample_in_batches(
         models.policy,
-        prompts,
+        [prompt for prompt in prompts for _ in range(settings.responses_per_prompt)],
         special=special,
         max_tokens=max_response_tokens,
         temperature=settings.temperature,
@@ -115,21 +122,19 @@ def collect_rollout(
         scores = scores.clamp(-settings.reward_clip, settings.reward_clip)
     scores = replace_unfinished(scores, ended, missing_eos_score=missing_eos_score)
     kl = kl_estimates(seen.logprobs, seen.ref_logprobs, sequences.response_mask).k1
-    place = shape_rewards if settings.score_at == "eos" else shape_rewards_after_end
-    rewards = place(scores, kl, sequences.response_mask, kl_coef=kl_coef)
-    value_mask = sequences.response_mask
-    if settings.score_at == "after_eos":
-        value_mask = value_mask_after_end(value_mask)
-    if settings.whiten_rewards:
-        mean, variance = moments(rewards, value_mask, accelerator)
-        rewards = rescale(rewards, value_mask, mean=mean, variance=variance)
-    estimates = gae(
-        rewards, seen.values, value_mask, gamma=settings.gamma, gae_lambda=settings.gae_lambda
+    estimates = (
+        group_estimates(scores, kl, sequences.response_mask, settings, kl_coef=kl_coef)
+        if seen.values is None
+        else token_estimates(
+            scores,
+            kl,
+            seen.values,
+            sequences.response_mask,
+            settings,
+            kl_coef=kl_coef,
+            accelerator=accelerator,
+        )
     )
-    advantages = estimates.advantages.masked_fill(~sequences.response_mask, 0.0)
-    if settings.whiten_advantages == "rollout":
-        mean, variance = moments(advantages, sequences.response_mask, accelerator)
-        advantages = whiten(advantages, sequences.response_mask, mean=mean, variance=variance)
     return Rollout(
         sequences=sequences,
         ended=ended,
@@ -138,24 +143,10 @@ def collect_rollout(
         ref_logprobs=seen.ref_logprobs,
         entropy=seen.entropy,
         surprisal_variance=seen.surprisal_variance,
-        old_values=seen.values.masked_fill(~value_mask, 0.0),
-        value_mask=value_mask,
         raw_scores=seen.raw_scores,
         scores=scores,
-        rewards=rewards,
-        advantages=advantages,
-        returns=estimates.returns,
+        **vars(estimates),
     )
-
-
-def moments(values: Tensor, mask: Tensor, accelerator: Accelerator) -> tuple[Scalar, Scalar]:
-    """Mean and biased variance over the tokens that count, of all processes (section 3.6)."""
-    kept = values.masked_fill(~mask, 0.0)
-    sums = torch.stack([kept.sum(), mask.sum().to(kept)])
-    total, count = accelerator.reduce(sums, "sum")
-    mean = total / count
-    squares = (values - mean).square().masked_fill(~mask, 0.0).sum()
-    return mean, accelerator.reduce(squares, "sum") / count
 
 
 @dataclass(frozen=True)
@@ -164,14 +155,14 @@ class _Seen:
     entropy: Tensor
     surprisal_variance: Tensor
     ref_logprobs: Tensor
-    values: Tensor
     raw_scores: Tensor
+    values: Tensor | None = None
 
 
 def _what_the_models_say(
     models: PpoModels, sequences: Sequences, settings: PpoSettings, special: SpecialTokens
 ) -> _Seen:
-    """Teacher-forced passes of all four models over the same ids and masks, in small batches."""
+    """Teacher-forced passes of all models over the same ids and masks, in small batches."""
     width = sequences.response_ids.shape[1]
     spare = 1 if settings.score_at == "after_eos" else 0  # the state after the end has a value too
 
@@ -185,10 +176,12 @@ def _what_the_models_say(
             entropy(log_probs),
             surprisal_variance(log_probs),
             taken_logprobs(ref_log_probs, rows.response_ids),
-            values_before(models.value_model, rows),
         ]
-        scores = scores_at_end(models.reward_model, rows, end_token_ids=special.end)
-        return [*(pad(part, (0, missing)) for part in per_token), scores]
+        said = [pad(part, (0, missing)) for part in per_token]
+        said.append(scores_at_end(models.reward_model, rows, end_token_ids=special.end))
+        if models.value_model is not None:
+            said.append(pad(values_before(models.value_model, rows), (0, missing)))
+        return said
 
     order = sequences.response_mask.sum(dim=1).argsort(stable=True)
     size = settings.micro_batch_size or settings.mini_batch_size

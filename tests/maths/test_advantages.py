@@ -6,7 +6,13 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from rlhf_core.maths.advantages import explained_variance, gae
+from rlhf_core.maths.advantages import (
+    explained_variance,
+    gae,
+    group_centred,
+    group_standardized,
+    leave_one_out,
+)
 from rlhf_core.maths.masking import masked_mean, masked_variance, whiten
 
 close_to_vector = partial(assert_close, atol=2e-6, rtol=0)  # the vectors have six decimals
@@ -107,3 +113,43 @@ def test_explained_variance_ignores_what_is_outside_the_mask():
 
 def test_explained_variance_of_returns_that_do_not_vary_is_not_a_number():
     assert explained_variance(VALUES, torch.ones(1, 3), ALL).isnan()
+
+
+# Two prompts of three responses each. Leaving one out, its baseline is the mean of the other two:
+# of 1, 2, 6 these are 4, 3.5, 1.5; of 0, 0, 3 they are 1.5, 1.5, 0.
+GROUPED = torch.tensor([1.0, 2.0, 6.0, 0.0, 0.0, 3.0])
+
+
+def test_a_response_is_compared_with_the_mean_of_the_others_to_its_prompt():
+    compared = leave_one_out(GROUPED, group_size=3)
+    close(compared.baselines, torch.tensor([4.0, 3.5, 1.5, 1.5, 1.5, 0.0]))
+    close(compared.advantages, torch.tensor([-3.0, -1.5, 4.5, -1.5, -1.5, 3.0]))
+
+
+def test_the_baseline_of_a_response_does_not_depend_on_it():
+    changed = GROUPED.clone()
+    changed[2] = 100.0
+    before, after = (leave_one_out(rewards, group_size=3) for rewards in (GROUPED, changed))
+    assert before.baselines[2] == after.baselines[2]
+    assert torch.equal(before.advantages[3:], after.advantages[3:])
+
+
+def test_centred_advantages_are_what_is_above_the_mean_of_the_group():
+    compared = group_centred(GROUPED, group_size=3)  # means 3 and 1
+    close(compared.baselines, torch.tensor([3.0, 3.0, 3.0, 1.0, 1.0, 1.0]))
+    close(compared.advantages, torch.tensor([-2.0, -1.0, 3.0, -1.0, -1.0, 2.0]))
+
+
+def test_standardized_advantages_are_in_deviations_of_the_group():
+    compared = group_standardized(GROUPED, group_size=3)
+    # The squares of -2, -1, 3 sum to 14, of -1, -1, 2 to 6: deviations sqrt(14 / 2), sqrt(6 / 2).
+    expected = [-2 / 7**0.5, -1 / 7**0.5, 3 / 7**0.5, -1 / 3**0.5, -1 / 3**0.5, 2 / 3**0.5]
+    close(compared.advantages, torch.tensor(expected))
+
+
+@pytest.mark.parametrize("size", [3, 6])
+def test_a_group_of_equal_rewards_has_no_advantage(size):
+    rewards = torch.full((6,), 0.1)  # whose sum is not exactly a multiple of it
+    for compare in (leave_one_out, group_centred, group_standardized):
+        advantages = compare(rewards, group_size=size).advantages
+        assert_close(advantages, torch.zeros(6), atol=1e-3, rtol=0)  # rounding / 1e-4

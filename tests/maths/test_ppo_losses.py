@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from rlhf_core.maths.losses import ppo_policy_loss, ppo_value_loss
+from rlhf_core.maths.losses import ppo_policy_loss, ppo_value_loss, reinforce_loss
 from rlhf_core.maths.masking import masked_mean
 from rlhf_core.maths.rewards import kl_estimates
 
@@ -94,6 +94,30 @@ def test_metrics_carry_no_gradient():
     result = policy_loss(logprobs, torch.zeros(1, 1), torch.ones(1, 1), torch.ones(1, 1).bool())
     assert not result.clip_fraction.requires_grad
     assert not result.approx_kl.requires_grad
+
+
+def test_reinforce_weighs_log_probabilities_by_advantages_and_clips_nothing():
+    logprobs = torch.tensor([[-0.5, -1.0, -7.0]], requires_grad=True)
+    old_logprobs = torch.tensor([[-1.0, -1.0, -1.0]])  # ratio e^0.5 = 1.65, and 1
+    advantages = torch.tensor([[2.0, -1.0, 5.0]])
+    result = reinforce_loss(logprobs, old_logprobs, advantages, torch.tensor([[True, True, False]]))
+    result.loss.backward()
+    # -(2 * -0.5 + -1 * -1) / 2 = 0; each token's gradient is its advantage, halved
+    close(result.loss, torch.tensor(0.0))
+    close(logprobs.grad, torch.tensor([[-1.0, 0.5, 0.0]]))
+    assert result.clip_fraction.item() == 0
+    close(result.approx_kl, torch.tensor((math.exp(0.5) - 1.5) / 2))
+
+
+@pytest.mark.parametrize("junk", [float("inf"), float("nan")])
+def test_padding_has_no_part_in_reinforce(junk):
+    mask = torch.tensor([[True, False]])
+    logprobs = torch.tensor([[-0.5, junk]], requires_grad=True)
+    advantages = torch.tensor([[2.0, 1.0]])
+    result = reinforce_loss(logprobs, torch.tensor([[-0.5, -1.0]]), advantages, mask)
+    result.loss.backward()
+    close(result.loss, torch.tensor(1.0))
+    close(logprobs.grad, torch.tensor([[-2.0, 0.0]]))
 
 
 OLD_VALUES = torch.ones(1, 3)

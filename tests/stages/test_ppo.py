@@ -108,6 +108,29 @@ def test_adapters_on_all_layers_start_at_the_reference_too(chain, tmp_path):
     assert summary["start_kl_to_reference"] == 0.0
 
 
+@pytest.mark.parametrize("algorithm", ["rloo", "grpo"])
+def test_an_algorithm_without_a_value_model_publishes_none(chain, tmp_path, algorithm):
+    summary = make(chain, tmp_path / "ppo", algorithm=algorithm, responses_per_prompt=4)
+    assert not (tmp_path / "ppo" / "value_model").exists()
+    samples = [json.loads(row) for row in (tmp_path / "ppo" / "samples.jsonl").open()]
+    assert [sample["prompt"] for sample in samples[:8:4]] == ["w0 w0", "w1 w5"]
+    assert len({sample["prompt"] for sample in samples[:4]}) == 1
+    assert summary["start_kl_to_reference"] == 0.0
+
+
+@pytest.mark.parametrize("lora", [None, LoraSettings(rank=2)])
+def test_a_shared_trunk_is_published_as_two_models_that_load(chain, tmp_path, lora):
+    make(chain, tmp_path / "ppo", value_network="shared_trunk", lora=lora)
+    policy = load_policy(tmp_path / "ppo").model.state_dict()
+    value_model = load_scalar_model(tmp_path / "ppo" / "value_model")
+    trunk = value_model.model.model.state_dict()
+    assert trunk.keys() == policy.keys()
+    assert all(torch.equal(trunk[name], policy[name]) for name in trunk)
+    assert value_model.head.weight.any()
+    moved = load_policy(chain.sft).model.state_dict()
+    assert not all(torch.equal(moved[name], policy[name]) for name in policy)
+
+
 def test_a_value_model_from_the_policy_starts_without_an_opinion(chain):
     models = load_models(
         QUICK.model_copy(update={"value_init": "sft"}), chain.sft, chain.reward_model, seed=1

@@ -33,7 +33,14 @@ from rlhf_core.training.reward_model import train_reward_model
 from rlhf_core.training.sft import train_sft
 from rlhf_core.training.sft_course import EpochSampler
 from rlhf_core.training.state import Saving, saving_into
-from tests.tiny_models import PAD, SPECIAL, tiny_policy, tiny_ppo_models, tiny_scalar_model
+from tests.tiny_models import (
+    PAD,
+    SPECIAL,
+    arranged,
+    tiny_policy,
+    tiny_ppo_models,
+    tiny_scalar_model,
+)
 
 COPIES = Demonstrations(
     [[3 + i % 9, 3 + i % 7, 3 + i % 5] for i in range(45)],
@@ -126,11 +133,13 @@ def run_ppo(report: Report, saving: Saving | None, **changes) -> Outcome:
         }
         | changes
     )
-    models = tiny_ppo_models()
+    models = arranged(tiny_ppo_models(), settings)
     if settings.lora is not None:
         policy = with_lora(models.policy, settings.lora, task=TaskType.CAUSAL_LM)
+        models = replace(models, policy=policy)
+    if settings.lora is not None and settings.value_network == "separate":
         value_model = with_lora(models.value_model.model, settings.lora, task=TaskType.TOKEN_CLS)
-        models = replace(models, policy=policy, value_model=ScalarModel(value_model))
+        models = replace(models, value_model=ScalarModel(value_model))
     metrics = train_ppo(
         models,
         [[3 + i % 9, 4 + i % 8] for i in range(24)],
@@ -143,7 +152,8 @@ def run_ppo(report: Report, saving: Saving | None, **changes) -> Outcome:
         accelerator=Accelerator(),
         saving=saving,
     )
-    return metrics, [models.policy, models.value_model]
+    networks = [models.policy, models.value_model]
+    return metrics, [network for network in networks if network is not None]
 
 
 LOOPS: Mapping[str, tuple[Callable[..., Outcome], int]] = {

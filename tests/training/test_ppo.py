@@ -12,7 +12,7 @@ from rlhf_core.report import ignore
 from rlhf_core.settings.ppo import PpoSettings
 from rlhf_core.training import ppo
 from rlhf_core.training.ppo import learning_rate_share, prompt_batches, train_ppo
-from tests.tiny_models import SPECIAL, tiny_policy, tiny_ppo_models
+from tests.tiny_models import SPECIAL, arranged, tiny_policy, tiny_ppo_models
 
 PROMPTS = [[3 + i % 9, 4 + i % 8] for i in range(48)]
 
@@ -31,7 +31,7 @@ def train(models, *, report=ignore, seed=1, missing_eos_score=-1.0, **changes):
         | changes
     )
     return train_ppo(
-        models,
+        arranged(models, settings),
         PROMPTS,
         settings,
         report,

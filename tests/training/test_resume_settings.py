@@ -15,6 +15,7 @@ from rlhf_core.settings.sft import SftSettings
 from tests.training.resuming import resumes_exactly
 
 LORA = LoraSettings(rank=2)
+SHARED_TRUNK = {"value_network": "shared_trunk", "value_warmup_updates": 0}
 
 CASES: dict[str, dict[str, dict[str, object]]] = {
     "sft": {
@@ -46,6 +47,19 @@ CASES: dict[str, dict[str, dict[str, object]]] = {
             "value_learning_rate": 0.01,
             "learning_rate_schedule": "constant",
             "reward_clip": 0.5,
+        },
+        "the policy's trunk for the values": SHARED_TRUNK,
+        "adapters on a shared trunk": SHARED_TRUNK | {"lora": LORA},
+        "leave-one-out baselines": {
+            "algorithm": "rloo",
+            "responses_per_prompt": 4,
+            "value_warmup_updates": 0,
+            "surrogate": "reinforce",
+        },
+        "the KL in the loss, with an adaptive coefficient": {
+            "algorithm": "grpo",
+            "responses_per_prompt": 4,
+            "value_warmup_updates": 0,
         },
     },
 }
@@ -92,9 +106,10 @@ CARRY_NOTHING: dict[str, set[str]] = {
         "gae_lambda",
         "clip_range",
         "value_clip_range",
+        "value_coef",
+        "divide_by_group_deviation",
         "missing_eos_score",
         "value_init",  # before training
-        "value_warmup_updates",  # counted from the update
         "max_kl_to_reference",
     },
 }

@@ -8,7 +8,14 @@ from rlhf_core.settings.ppo import PpoSettings
 from rlhf_core.training import rollouts
 from rlhf_core.training.ppo_metrics import distinct_share, rollout_metrics, surprisal_z
 from rlhf_core.training.rollouts import collect_rollout, values_before
-from tests.tiny_models import PAD, SPECIAL, tiny_policy, tiny_ppo_models, tiny_scalar_model
+from tests.tiny_models import (
+    PAD,
+    SPECIAL,
+    arranged,
+    tiny_policy,
+    tiny_ppo_models,
+    tiny_scalar_model,
+)
 
 PROMPTS = [[3 + i % 9] * (1 + i % 3) + [4 + i % 8] for i in range(48)]
 
@@ -18,7 +25,7 @@ close = {"atol": 1e-5, "rtol": 0.0}  # float32 on the CPU, sums in another order
 def collect(models, prompts=PROMPTS, *, seed=3, missing_eos_score=-1.0, **changes):
     settings = PpoSettings(**{"rollout_batch_size": 48, "kl_coef": 0.05} | changes)
     return collect_rollout(
-        models,
+        arranged(models, settings),
         prompts,
         settings,
         special=SPECIAL,
