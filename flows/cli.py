@@ -4,6 +4,8 @@ Recipes are read before Prefect, MLflow or torch are loaded, so that a fault in 
 once; the environment of all three is filled in before they are.
 """
 
+import atexit
+import gc
 import signal
 import sys
 from types import FrameType
@@ -43,6 +45,7 @@ for _command in (
 
 def main() -> NoReturn:
     """Run the command; a fault that the user can mend is a message and an exit code."""
+    atexit.register(gc.freeze)  # else the last collection goes through all of torch for two seconds
     signal.signal(signal.SIGTERM, _asked_to_end)
     signal.signal(signal.SIGINT, _asked_to_end)
     try:

@@ -76,6 +76,10 @@ def _run(
     with console.stdout_is_ours(as_json=as_json):
         from flows.rlhf import rlhf_pipeline
 
+        if "PREFECT_API_URL" not in os.environ:
+            from flows.temporary_server import use_temporary_server
+
+            use_temporary_server()
         console.shorten_faults()
         state = rlhf_pipeline(
             recipe, folder, force=tuple(force), taken=dict(taken), return_state=True

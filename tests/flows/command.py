@@ -9,12 +9,14 @@ TIMEOUT_SECONDS = 240
 
 
 def start_rlhf(*arguments: str, **environment: str) -> subprocess.Popen[str]:
+    """The command, in a process group of its own as a shell would start it."""
     return subprocess.Popen(
         [sys.executable, "-c", MAIN, *map(str, arguments)],
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
 
 

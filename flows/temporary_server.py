@@ -1,0 +1,96 @@
+"""The Prefect server of one command, where none is configured: it lives as long as the command.
+
+Prefect starts such a server by itself, but as a plain child: killed with its parent's terminal it
+is gone while the run still has to tell it how it ended, which then takes minutes; and when the
+parent is killed, it stays. This one hears no signal and ends with its parent, however that ends:
+its standard input is a pipe that the parent never writes to, and that the system closes.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from typing import Any
+
+import uvicorn
+from prefect.server.api.server import SubprocessASGIServer
+from prefect.settings import get_current_settings
+
+from rlhf_core.stopping import PROCESS, SIGNALS
+
+LOOPBACK = "127.0.0.1"
+
+CONNECTION_SECONDS = 1
+"""How long a server that ends waits for open connections, which its clients close last of all."""
+
+STOP_SECONDS = 10
+"""How long the command waits for the server's end when nobody waits for the command."""
+
+NOT_STARTED = 3
+"""Exit code by which Prefect knows that it should try another port."""
+
+
+class TemporaryServer(SubprocessASGIServer):
+    """The server that Prefect starts when it is asked for one and none is configured."""
+
+    def _run_uvicorn_command(self) -> subprocess.Popen[Any]:
+        settings = get_current_settings().to_environment_variables(exclude_unset=True)
+        kind = {
+            "PREFECT_UI_ENABLED": "0",
+            "PREFECT__SERVER_EPHEMERAL": "1",
+            "PREFECT__SERVER_FINAL": "1",
+        }
+        return subprocess.Popen(
+            [sys.executable, "-m", __name__, str(self.port)],
+            env=os.environ | kind | settings,
+            stdin=subprocess.PIPE,
+            start_new_session=True,
+        )
+
+    def stop(self) -> None:
+        """Let the server end, and wait for it unless this process was asked to end itself."""
+        process, self.server_process = self.server_process, None
+        if process is not None and process.stdin is not None:
+            process.stdin.close()
+            if not PROCESS.signum:
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(STOP_SECONDS)
+        super().stop()
+
+
+def use_temporary_server() -> None:
+    """Whatever Prefect asks of a server of its own, from now on it asks of a TemporaryServer."""
+    TemporaryServer()  # Prefect keeps one instance, the first that is made
+
+
+def main() -> None:
+    """Serve Prefect's API on the port given until standard input is closed."""
+    for signum in SIGNALS:
+        signal.signal(signum, signal.SIG_IGN)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            "prefect.server.api.server:create_app",
+            factory=True,
+            host=LOOPBACK,
+            port=int(sys.argv[1]),
+            log_level="error",
+            lifespan="on",
+            timeout_graceful_shutdown=CONNECTION_SECONDS,
+        )
+    )
+    threading.Thread(target=_end_with_parent, args=(server,), daemon=True).start()
+    serving = threading.Thread(target=server.run)  # in a main thread it would take the signals
+    serving.start()
+    serving.join()
+    sys.exit(0 if server.started else NOT_STARTED)
+
+
+def _end_with_parent(server: uvicorn.Server) -> None:
+    sys.stdin.buffer.read()
+    server.should_exit = True
+
+
+if __name__ == "__main__":
+    main()
