@@ -16,7 +16,7 @@ TABLES_USED: dict[Stage, tuple[str, ...]] = {
     "sft": ("demonstrations-train", "demonstrations-validation"),
     "reward_model": ("preferences-train", "preferences-validation", "demonstrations-train"),
     "ppo": ("prompts-train",),
-    "evaluation": ("prompts-evaluation",),
+    "evaluation": ("prompts-evaluation", "text-validation"),
 }
 """Tables of the data artifact that each later stage reads."""
 

@@ -41,6 +41,7 @@ continues from a checkpoint where there is one."""
 SHOWN_FILES = (
     "*.html",
     "*.png",
+    "judgements.jsonl",
     "metrics.json",
     "report.json",
     "samples.jsonl",

@@ -7,8 +7,10 @@ from pathlib import Path
 from rlhf_core.evaluation import marks
 from rlhf_core.evaluation.definitions import definitions
 from rlhf_core.evaluation.findings import findings
+from rlhf_core.evaluation.judge_section import judge_section
 from rlhf_core.evaluation.marks import estimate, table, text, whisker
 from rlhf_core.evaluation.pictures import COLOURS, Picture
+from rlhf_core.evaluation.price_section import price_section
 from rlhf_core.evaluation.results import Results, SetMeasures, SetName
 from rlhf_core.evaluation.samples_section import samples_section
 from rlhf_core.evaluation.stylesheet import STYLESHEET
@@ -43,7 +45,9 @@ def report_page(
         _findings(results, records),
         _answer_sets(results),
         _win_rates(results),
+        judge_section(results),
         "<h2>What was gained, and at what price</h2>" + "".join(figures[:RESULT_PICTURES]),
+        price_section(results),
         samples_section(results),
         _reward_model(records),
         "<h2>The trainings</h2>" + "".join(figures[RESULT_PICTURES:]),

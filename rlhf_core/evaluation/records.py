@@ -29,6 +29,14 @@ def summary(results: Results) -> dict[str, float]:
     metrics["kl_to_reference"] = results.kl.mean
     metrics["kl_to_reference_k3"] = results.kl_k3.mean
     metrics["best_of_n_kl"] = best_of_n_kl(results.settings.best_of_n)
+    for rival, judgement in results.judgements.items():
+        metrics[f"judge_win_rate_over_{rival}"] = judgement.rate.mean
+        metrics[f"judge_win_rate_over_{rival}_low"] = judgement.rate.low
+        metrics[f"judge_win_rate_over_{rival}_high"] = judgement.rate.high
+    if results.tax is not None:
+        metrics["text_loss_sft"] = results.tax.sft.mean
+        metrics["text_loss_ppo"] = results.tax.ppo.mean
+        metrics["alignment_tax"] = results.tax.difference.mean
     for name in DESCRIBED:
         measures = results.measures[name]
         metrics[f"ended_share_{name}"] = measures.ended_share
@@ -77,7 +85,63 @@ def document(results: Results) -> dict[str, object]:
         "kl_to_reference": _interval(results.kl),
         "kl_to_reference_k3": _interval(results.kl_k3),
         "best_of_k": [point._asdict() for point in results.frontier],
+        "best_of_n_law": None if results.best_of_n_law is None else results.best_of_n_law._asdict(),
+        "served_judge": _served_judge(results),
+        "alignment_tax": None
+        if results.tax is None
+        else {
+            **results.tax._asdict(),
+            "sft": _interval(results.tax.sft),
+            "ppo": _interval(results.tax.ppo),
+            "difference": _interval(results.tax.difference),
+        },
     }
+
+
+def _served_judge(results: Results) -> Mapping[str, object] | None:
+    settings = results.settings.judge
+    if settings is None:
+        return None
+    return {
+        "model": settings.model,
+        "win_rates_of_ppo_over": {
+            rival: {
+                "pairs": len(judgement.asked),
+                "rate": _interval(judgement.rate),
+                "disagreement": judgement.disagreement,
+                "first_wins": judgement.first_wins,
+                "unclear": judgement.unclear,
+            }
+            for rival, judgement in results.judgements.items()
+        },
+    }
+
+
+class JudgedPair(TypedDict):
+    """One pair with the judge's two verdicts: a line of judgements.jsonl."""
+
+    rival: SetName
+    prompt: str
+    ours: str
+    theirs: str
+    ours_first: str
+    ours_second: str
+
+
+def judged_lines(results: Results) -> list[JudgedPair]:
+    """Every pair that the served judge was asked about; A is the response that it read first."""
+    return [
+        JudgedPair(
+            rival=rival,
+            prompt=one.pair.prompt,
+            ours=one.pair.ours,
+            theirs=one.pair.theirs,
+            ours_first=one.ours_first,
+            ours_second=one.ours_second,
+        )
+        for rival, judgement in results.judgements.items()
+        for one in judgement.asked
+    ]
 
 
 def _interval(interval: Interval | None) -> Mapping[str, float] | None:

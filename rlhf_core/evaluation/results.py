@@ -1,5 +1,6 @@
 """Judged answers become figures: means with intervals, win rates, and the price in KL."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -13,6 +14,9 @@ from rlhf_core.evaluation.measures import (
     of_similar_length,
     win_points,
 )
+from rlhf_core.evaluation.overoptimization import Fit, best_of_n_fit
+from rlhf_core.evaluation.served_judge import Judgement
+from rlhf_core.evaluation.text_loss import AlignmentTax
 from rlhf_core.settings.evaluation import EvaluationSettings
 from rlhf_core.statistics import Interval, bootstrap_mean
 
@@ -91,6 +95,12 @@ class Results:
     kl: Interval
     kl_k3: Interval
     frontier: Sequence[FrontierPoint]
+    best_of_n_law: Fit | None
+    """The law of over-optimisation through the frontier's grades; None with too few points."""
+    judgements: Mapping[SetName, Judgement]
+    """What the served judge says of PPO against each rival; empty without one."""
+    tax: AlignmentTax | None
+    """Loss on plain text before and after; None where the recipe has no text."""
     common_prompts: int
     """The first prompts, on which best-of-n and the distinct n-grams are measured."""
     settings: EvaluationSettings
@@ -109,11 +119,14 @@ def measured(
     kl: SequenceKl,
     settings: EvaluationSettings,
     *,
+    judgements: Mapping[SetName, Judgement],
+    tax: AlignmentTax | None,
     seed: int,
 ) -> Results:
     """All figures; `samples_of_sft` are the best_of_n answers to each of the first prompts."""
     common = len(set(samples_of_sft.answers.rows))
     bootstrap = Bootstrap(settings.bootstrap_samples, seed)
+    points = frontier(samples_of_sft, settings.best_of_n)
     return Results(
         prompts=prompts,
         sets=sets,
@@ -128,7 +141,10 @@ def measured(
         ).lead,
         kl=bootstrap(kl.k1),
         kl_k3=bootstrap(kl.k3),
-        frontier=frontier(samples_of_sft, settings.best_of_n),
+        frontier=points,
+        best_of_n_law=law_of(points),
+        judgements=judgements,
+        tax=tax,
         common_prompts=common,
         settings=settings,
         seed=seed,
@@ -217,3 +233,13 @@ def frontier(samples: JudgedAnswers, n: int) -> list[FrontierPoint]:
         )
         for k in sizes
     ]
+
+
+def law_of(points: Sequence[FrontierPoint]) -> Fit | None:
+    """The best-of-n law through what each point gains over one sample, by gold where there is one.
+
+    None where too few points lie apart.
+    """
+    grades = [point.score if point.gold is None else point.gold for point in points]
+    gains = [grade - grades[0] for grade in grades]
+    return best_of_n_fit([math.sqrt(point.kl) for point in points], gains)

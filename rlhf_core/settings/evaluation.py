@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from rlhf_core.named_functions import is_function_name
 from rlhf_core.settings.base import Settings
+from rlhf_core.settings.judge import JudgeSettings
 
 
 class EvaluationSettings(Settings):
@@ -23,6 +24,13 @@ class EvaluationSettings(Settings):
     gold: str | None = None
     """`module:function` that grades responses as `function(prompts, responses, ended)` and returns
     one number in [0, 1] each; no training stage may see it."""
+
+    judge: JudgeSettings | None = None
+    """Ask a served language model too which of two responses is better."""
+
+    texts: int = Field(default=256, ge=1)
+    """Held-out plain texts, at most, on which the loss of both policies is measured, where the
+    recipe has `data.text`."""
 
     bootstrap_samples: int = Field(default=2000, ge=100)
     """Resamplings behind each 95 % interval."""

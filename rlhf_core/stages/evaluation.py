@@ -1,16 +1,18 @@
 """The `evaluation` stage: every artifact and held-out prompts in, figures and a report out."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
+from transformers import PreTrainedModel
 
 from rlhf_core.batches import Encoder, SpecialTokens
 from rlhf_core.errors import ArtifactError
 from rlhf_core.evaluation.answers import (
     Answered,
     Judge,
+    JudgedAnswers,
     Prompts,
     Sampler,
     demonstrations,
@@ -20,8 +22,10 @@ from rlhf_core.evaluation.answers import (
 from rlhf_core.evaluation.gold import load_gold
 from rlhf_core.evaluation.page import report_page
 from rlhf_core.evaluation.pictures import write_pictures
-from rlhf_core.evaluation.records import document, samples, summary
+from rlhf_core.evaluation.records import document, judged_lines, samples, summary
 from rlhf_core.evaluation.results import Results, SetName, measured
+from rlhf_core.evaluation.served_judge import Judgement, Pair, judged_pairs
+from rlhf_core.evaluation.text_loss import AlignmentTax, alignment_tax, text_losses
 from rlhf_core.evaluation.training_records import read_training_records
 from rlhf_core.models import end_token_ids
 from rlhf_core.pretrained import load_policy, load_scalar_model, load_tokenizer
@@ -29,7 +33,7 @@ from rlhf_core.report import Report
 from rlhf_core.settings.evaluation import EvaluationSettings
 from rlhf_core.settings.model import ModelSettings
 from rlhf_core.stages.ppo import check_same_tokenizer, fitting_prompts
-from rlhf_core.tables import read_prompts
+from rlhf_core.tables import read_prompts, read_text
 from rlhf_core.training.optimization import make_accelerator
 
 SAMPLED_SETS: Mapping[SetName, float] = {
@@ -61,6 +65,7 @@ def make_evaluation(
         settings,
         encoder,
         prompts,
+        list(read_text(data, "validation").text[: settings.texts]),
         sft=sft,
         reward_model=reward_model,
         ppo=ppo,
@@ -73,6 +78,9 @@ def make_evaluation(
         shown = samples(results, settings.shown_samples)
         lines = [json.dumps(sample, ensure_ascii=False) for sample in shown]
         _write(out_dir / "samples.jsonl", "\n".join(lines))
+        if results.judgements:
+            asked = [json.dumps(pair, ensure_ascii=False) for pair in judged_lines(results)]
+            _write(out_dir / "judgements.jsonl", "\n".join(asked))
         pictures = write_pictures(results, records, out_dir)
         _write(out_dir / "report.html", report_page(results, records, pictures, out_dir))
     return summary(results)
@@ -82,6 +90,7 @@ def evaluate(
     settings: EvaluationSettings,
     encoder: Encoder,
     prompts: Prompts,
+    texts: Sequence[str],
     *,
     sft: Path,
     reward_model: Path,
@@ -89,7 +98,7 @@ def evaluate(
     report: Report,
     seed: int,
 ) -> Results:
-    """Let both policies answer the prompts, and judge every answer."""
+    """Let both policies answer the prompts, judge every answer, and read the plain texts."""
     gold = None if settings.gold is None else load_gold(settings.gold)
     device = make_accelerator().device
     reference = load_policy(sft).eval().to(device)
@@ -130,7 +139,63 @@ def evaluate(
         special=special,
         batch_size=settings.batch_size,
     )
-    return measured(prompts, sets, many, kl, settings, seed=seed)
+    return measured(
+        prompts,
+        sets,
+        many,
+        kl,
+        settings,
+        judgements=_served_judgements(prompts, sets, settings, seed=seed),
+        tax=_tax(reference, policy, encoder, texts, settings, seed=seed),
+        seed=seed,
+    )
+
+
+def _served_judgements(
+    prompts: Prompts,
+    sets: Mapping[SetName, JudgedAnswers],
+    settings: EvaluationSettings,
+    *,
+    seed: int,
+) -> dict[SetName, Judgement]:
+    """What the served judge says of PPO against each rival that answered; empty without one."""
+    judge = settings.judge
+    if judge is None:
+        return {}
+    found: dict[SetName, Judgement] = {}
+    ours = dict(zip(sets["ppo"].answers.rows, sets["ppo"].answers.texts, strict=True))
+    for rival in judge.rivals:
+        if rival not in sets:
+            continue
+        theirs = sets[rival].answers
+        pairs = [
+            Pair(prompts.texts[row], ours[row], text)
+            for row, text in zip(theirs.rows, theirs.texts, strict=True)
+            if row in ours
+        ][: judge.prompts]
+        found[rival] = judged_pairs(
+            pairs, judge, bootstrap_samples=settings.bootstrap_samples, seed=seed
+        )
+    return found
+
+
+def _tax(
+    reference: PreTrainedModel,
+    policy: PreTrainedModel,
+    encoder: Encoder,
+    texts: Sequence[str],
+    settings: EvaluationSettings,
+    *,
+    seed: int,
+) -> AlignmentTax | None:
+    """Loss on the held-out texts before and after tuning; None where there are none to read."""
+    before, after = (
+        text_losses(model, encoder, texts, batch_size=settings.batch_size)
+        for model in (reference, policy)
+    )
+    if not before.tokens:
+        return None
+    return alignment_tax(before, after, bootstrap_samples=settings.bootstrap_samples, seed=seed)
 
 
 def held_out_prompts(encoder: Encoder, table: pd.DataFrame, limit: int) -> Prompts:

@@ -8,6 +8,7 @@ from rlhf_core.evaluation.overoptimization import (
     rl_fit,
     rl_gain,
 )
+from rlhf_core.evaluation.price_section import law_in_words
 
 DISTANCES = [0.5, 1.0, 1.5, 2.0, 3.0]
 
@@ -49,3 +50,13 @@ def test_points_next_to_the_reference_do_not_bend_the_rl_law():
 def test_too_few_distances_say_nothing():
     assert best_of_n_fit([0.0, 1.0, 1.0, 1.0, 2.0], [0.0] * 5) is None
     assert rl_fit([], []) is None
+
+
+def test_the_law_in_words_has_real_minus_signs_and_a_reachable_n():
+    falling = best_of_n_fit(DISTANCES, [d * (1.0 - 0.25 * d) for d in DISTANCES])
+    rising = best_of_n_fit(DISTANCES, [d * (1.0 + 0.25 * d) for d in DISTANCES])
+    assert falling is not None
+    assert rising is not None
+    words = law_in_words(falling)
+    assert words.startswith("R(d) = d (1.00 − 0.25 d), d = √KL; peak of 1.000 at d = 2.00, about")
+    assert law_in_words(rising) == "R(d) = d (1.00 + 0.25 d), d = √KL; it only rises"

@@ -1,19 +1,12 @@
 """A judge behind a real HTTP server on loopback."""
 
-import json
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-
 import pytest
 
 from rlhf_core.errors import RecipeError, ServiceError
 from rlhf_core.evaluation import served_judge
 from rlhf_core.evaluation.served_judge import Pair, judged_pairs, read_verdict
 from rlhf_core.settings.judge import JudgeSettings
-
-Answer = Callable[[str], str]
+from tests.evaluation.served import served
 
 INSTRUCTION = "P={prompt}|A={first}|B={second}|"
 PAIRS = [Pair("p1", "long answer", "short"), Pair("p2", "no", "a longer one"), Pair("p3", "x", "y")]
@@ -31,41 +24,6 @@ def longer(question: str) -> str:
 
 def always_the_first(question: str) -> str:
     return "The answer is A"
-
-
-@contextmanager
-def served(answer: Answer, *, faults: list[int] | None = None) -> Iterator[tuple[str, list[dict]]]:
-    """A chat-completions server; `faults` are statuses that it answers with first."""
-    seen: list[dict] = []
-    faults = [] if faults is None else faults
-    lock = threading.Lock()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            with lock:
-                seen.append({"path": self.path, "key": self.headers["Authorization"], **body})
-                status = faults.pop(0) if faults else 200
-            content = answer(body["messages"][0]["content"])
-            reply = {"choices": [{"message": {"role": "assistant", "content": content}}]}
-            data = json.dumps(reply).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/v1", seen
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def judge(address: str, **changes):

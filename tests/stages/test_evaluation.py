@@ -1,6 +1,7 @@
 """The evaluation stage on models that were never trained, so that only its own doing is tested."""
 
 import json
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import NamedTuple
@@ -17,9 +18,11 @@ from rlhf_core.models import new_policy
 from rlhf_core.pretrained import new_scalar_model, save_model, save_policy
 from rlhf_core.report import ignore
 from rlhf_core.settings.evaluation import EvaluationSettings
+from rlhf_core.settings.judge import JudgeSettings
 from rlhf_core.settings.model import ModelSettings, ScratchModelSettings
 from rlhf_core.stages.evaluation import held_out_prompts, make_evaluation
 from rlhf_core.tables import write_table
+from tests.evaluation.served import served
 
 WORDS = "a b c d e f g h i j k l m n o p"
 NASTY = "<script>alert('boo')</script> & <b>"
@@ -65,6 +68,7 @@ def folders(tmp_path_factory) -> Folders:
             for row, prompt in enumerate(prompts)
         ],
     )
+    _write_texts(made.data, [])
     tokenizer = word_tokenizer([WORDS, "->", NASTY])
     for folder, seed in ((made.sft, 1), (made.ppo, 2)):
         policy = new_policy(MODEL.scratch, tokenizer, max_tokens=32, seed=seed)
@@ -73,6 +77,11 @@ def folders(tmp_path_factory) -> Folders:
     tokenizer.save_pretrained(made.reward_model)
     _write_records(made)
     return made
+
+
+def _write_texts(folder: Path, texts: list[str]) -> None:
+    rows = [{"text": text, "file": "t", "line": line} for line, text in enumerate(texts, start=1)]
+    write_table(folder, "text", "validation", rows)
 
 
 def _write_records(folders: Folders) -> None:
@@ -219,6 +228,40 @@ def test_without_gold_the_report_says_that_its_judge_is_not_independent(folders,
     assert "No independent judge." in page.text
     assert "no independent evidence" in page.text
     assert "gold score" not in page.text
+
+
+def test_the_loss_on_plain_text_is_measured_before_and_after(folders, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(folders.data, data)
+    _write_texts(data, ["a b c d", "e f", "g"])
+    summary = evaluate(folders._replace(data=data), tmp_path / "out")
+
+    assert summary["alignment_tax"] == pytest.approx(
+        summary["text_loss_ppo"] - summary["text_loss_sft"]
+    )
+    tax = json.loads((tmp_path / "out" / "metrics.json").read_text())["alignment_tax"]
+    assert (tax["texts"], tax["tokens"]) == (2, 4)  # nothing predicts a first token
+    assert "alignment tax" in read_page(tmp_path / "out").text
+
+
+def test_a_served_judge_is_asked_about_the_same_answers(folders, tmp_path):
+    with served(lambda question: "A" if "FIRST: b c d" in question else "B") as (address, seen):
+        judge = JudgeSettings(
+            address=address,
+            model="a <b>judge</b>",
+            instruction="{prompt} FIRST: {first} SECOND: {second}",
+            rivals=("sft", "demonstrations"),
+            prompts=4,
+        )
+        settings = SETTINGS.model_copy(update={"judge": judge})
+        summary = evaluate(folders, tmp_path / "out", settings)
+
+    assert len(seen) == 2 * (4 + 4)
+    assert summary["judge_win_rate_over_demonstrations"] == 0.0  # "b c d" wins in either place
+    lines = (tmp_path / "out" / "judgements.jsonl").read_text().splitlines()
+    assert [json.loads(line)["rival"] for line in lines] == ["sft"] * 4 + ["demonstrations"] * 4
+    page = read_page(tmp_path / "out")
+    assert "Win rates of PPO by a <b>judge</b>" in page.text
 
 
 def test_progress_is_reported_until_every_response_is_sampled(folders, tmp_path):

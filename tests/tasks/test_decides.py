@@ -38,7 +38,12 @@ def fields(section: type[Settings], prefix: str = "") -> Iterator[str]:
             yield from fields(inner, f"{prefix}{name}.")
 
 
-REQUIRED = {"source": "nowhere", "labeler": "tests.nowhere:label"}
+REQUIRED = {
+    "source": "nowhere",
+    "labeler": "tests.nowhere:label",
+    "address": "http://nowhere/v1",
+    "model": "judge",
+}
 """Fields of sections that have no default."""
 
 
