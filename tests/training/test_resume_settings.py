@@ -88,6 +88,7 @@ CARRY_NOTHING: dict[str, set[str]] = {
         "weight_decay",
         "max_grad_norm",
         "token_loss_weight",  # the head it brings is part of every case
+        "collect",  # before training, and again where it is continued
         "normalize_on",  # after training
         "normalization_rows",
     },
