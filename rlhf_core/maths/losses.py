@@ -8,21 +8,28 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from rlhf_core.maths.masking import masked_mean
+from rlhf_core.maths.reductions import Reduce, token_mean
 from rlhf_core.maths.shapes import PerSequence, PerToken, Scalar, TokenMask
 
 
 class PolicyLoss(NamedTuple):
-    """The policy's loss, and how far it moved since the rollout."""
+    """The policy's loss, its weight among micro-batches, and how far it moved since the rollout."""
 
     loss: Scalar
+    weight: Scalar
     clip_fraction: Scalar
+    dual_clip_fraction: Scalar
+    """Share of tokens whose loss the dual clip bounds."""
+    extreme_ratio_fraction: Scalar
+    """Share of tokens whose log-ratio met its bound; anything but 0 is a fault (P22)."""
     approx_kl: Scalar
 
 
 class ValueLoss(NamedTuple):
-    """The value model's loss, and the share of tokens whose clipped error counts."""
+    """The value model's loss, its weight, and the share of tokens whose clipped error counts."""
 
     loss: Scalar
+    weight: Scalar
     clip_fraction: Scalar
 
 
@@ -84,40 +91,71 @@ def ppo_policy_loss(
     response_mask: TokenMask,
     *,
     clip_range: float,
+    dual_clip: float | None = None,
+    reduce: Reduce = token_mean,
 ) -> PolicyLoss:
     """PPO's clipped surrogate, negated so that it is minimized (arXiv:1707.06347, eq. 7).
 
     Every tensor is [batch, response]; tokens outside `response_mask` count for nothing.
-    `old_logprobs` and `advantages` come from the rollout and carry no gradient.
+    `old_logprobs` and `advantages` come from the rollout and carry no gradient. `dual_clip` bounds
+    the loss of a bad token at -dual_clip * advantage, however likely it became (arXiv:1912.09729,
+    eq. 5; detail P23).
     """
-    log_ratio = (logprobs - old_logprobs).masked_fill(~response_mask, 0.0)  # log(new / old)
-    log_ratio = log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+    free_log_ratio = (logprobs - old_logprobs).masked_fill(~response_mask, 0.0)  # log(new / old)
+    log_ratio = free_log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
     ratio = log_ratio.exp()
     unclipped = ratio * advantages
     clipped = ratio.clamp(1 - clip_range, 1 + clip_range) * advantages
-    loss = -masked_mean(torch.minimum(unclipped, clipped), response_mask)
+    surrogate = torch.minimum(unclipped, clipped)
+    bounded = surrogate
+    if dual_clip is not None:
+        least = torch.where(advantages < 0, dual_clip * advantages, -torch.inf)
+        bounded = torch.maximum(surrogate, least)
+    reduced = reduce(-bounded, response_mask)
     with torch.no_grad():
-        clip_fraction = masked_mean((clipped < unclipped).float(), response_mask)
-        approx_kl = masked_mean(
-            log_ratio.expm1() - log_ratio, response_mask
-        )  # k3 of KL(old || new)
-    return PolicyLoss(loss, clip_fraction, approx_kl)
+        return PolicyLoss(
+            reduced.mean,
+            reduced.weight,
+            masked_mean((clipped < unclipped).float(), response_mask),
+            masked_mean((bounded > surrogate).float(), response_mask),
+            *_moved(free_log_ratio, response_mask),
+        )
 
 
 def reinforce_loss(
-    logprobs: PerToken, old_logprobs: PerToken, advantages: PerToken, response_mask: TokenMask
+    logprobs: PerToken,
+    old_logprobs: PerToken,
+    advantages: PerToken,
+    response_mask: TokenMask,
+    *,
+    reduce: Reduce = token_mean,
 ) -> PolicyLoss:
-    """-advantage * log-probability, mean over the tokens: REINFORCE, which clips nothing.
+    """-advantage * log-probability of the tokens: REINFORCE, which clips nothing.
 
     Its gradient is that of `ppo_policy_loss` where `logprobs` are `old_logprobs`. Tensors are those
     of `ppo_policy_loss`.
     """
-    loss = -masked_mean(logprobs * advantages, response_mask)
+    reduced = reduce(-logprobs * advantages, response_mask)
     with torch.no_grad():
-        log_ratio = (logprobs - old_logprobs).masked_fill(~response_mask, 0.0)  # log(new / old)
-        log_ratio = log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
-        approx_kl = masked_mean(log_ratio.expm1() - log_ratio, response_mask)
-    return PolicyLoss(loss, torch.zeros_like(approx_kl), approx_kl)
+        free_log_ratio = (logprobs - old_logprobs).masked_fill(~response_mask, 0.0)  # log(new/old)
+        moved = _moved(free_log_ratio, response_mask)
+    nothing = torch.zeros_like(moved.approx_kl)
+    return PolicyLoss(reduced.mean, reduced.weight, nothing, nothing, *moved)
+
+
+class _Moved(NamedTuple):
+    extreme_ratio_fraction: Scalar
+    approx_kl: Scalar
+
+
+def _moved(free_log_ratio: PerToken, response_mask: TokenMask) -> _Moved:
+    """How far the policy moved since the rollout, by the k3 estimate of KL(old || new)."""
+    log_ratio = free_log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+    extreme = (free_log_ratio.abs() > MAX_LOG_RATIO).float()
+    return _Moved(
+        masked_mean(extreme, response_mask),
+        masked_mean(log_ratio.expm1() - log_ratio, response_mask),
+    )
 
 
 def ppo_value_loss(
@@ -127,6 +165,7 @@ def ppo_value_loss(
     value_mask: TokenMask,
     *,
     value_clip_range: float,
+    reduce: Reduce = token_mean,
 ) -> ValueLoss:
     """Half the larger of the squared errors with and without clipping around the rollout's value.
 
@@ -138,7 +177,7 @@ def ppo_value_loss(
     near_old = values.clamp(old_values - value_clip_range, old_values + value_clip_range)
     unclipped = (values - returns).square()
     clipped = (near_old - returns).square()
-    loss = 0.5 * masked_mean(torch.maximum(unclipped, clipped), value_mask)
+    reduced = reduce(torch.maximum(unclipped, clipped), value_mask)
     with torch.no_grad():
         clip_fraction = masked_mean((clipped > unclipped).float(), value_mask)
-    return ValueLoss(loss, clip_fraction)
+    return ValueLoss(0.5 * reduced.mean, reduced.weight, clip_fraction)

@@ -37,6 +37,17 @@ def replace_unfinished(
     return torch.where(ended, scores, missing_eos_score)
 
 
+def subtract_from_unfinished(
+    scores: PerSequence, ended: SequenceMask, *, missing_eos_penalty: float
+) -> PerSequence:
+    """Lower the score of every response without an end token by the same amount (detail P6).
+
+    As TRL does; a good unfinished response can still beat a finished one, so it is no default. It
+    is subtracted, never multiplied: a factor below 1 would raise a negative score.
+    """
+    return torch.where(ended, scores, scores - missing_eos_penalty)
+
+
 def shape_rewards(
     scores: PerSequence, kl: PerToken, response_mask: TokenMask, *, kl_coef: float
 ) -> PerToken:

@@ -39,6 +39,20 @@ def warmup_from_a_tenth(update: int, *, warmup_updates: int) -> float:
     return 0.1 + 0.9 * update / warmup_updates
 
 
+def cosine_to_a_tenth(update: int, *, updates: int) -> float:
+    """Share of the peak at `update`, counted from 0: half a cosine from 1 to .1 at the last one."""
+    return cosine_with_warmup(update, steps=updates, warmup_steps=0, final_share=0.1)
+
+
+def adam_epsilon_outside(epsilon: float, *, beta2: float, step: int) -> float:
+    """The epsilon with which torch's Adam takes TensorFlow's step number `step`, from 1 (P12).
+
+    TensorFlow adds epsilon to the root of the biased second moment, torch to that of the corrected
+    one, which is larger by 1 / sqrt(1 - beta2^step): so must epsilon be.
+    """
+    return epsilon / math.sqrt(1 - beta2**step)
+
+
 def linear_to_zero(update: int, *, updates: int) -> float:
     """Share of the peak at `update`, counted from 0: 1 - update / updates (N+, Stiennon)."""
     return 1 - update / updates

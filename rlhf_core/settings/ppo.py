@@ -49,8 +49,8 @@ class PpoSettings(Settings):
     value_learning_rate: float | None = Field(default=None, gt=0)
     """Peak learning rate of the value model; the policy's when not given."""
 
-    learning_rate_schedule: Literal["linear", "constant"] = "linear"
-    """After warm-up: down to 0 over the updates, or constant."""
+    learning_rate_schedule: Literal["linear", "constant", "cosine"] = "linear"
+    """After warm-up: down to 0 over the updates, constant, or along half a cosine to a tenth."""
 
     warmup_updates: int = Field(default=10, ge=0)
     """Updates over which the learning rate rises from a tenth of its peak."""
@@ -61,6 +61,10 @@ class PpoSettings(Settings):
     adam_epsilon: float = Field(default=1e-5, gt=0)
     """Adam's epsilon; 1e-5 in every published run (detail P11)."""
 
+    adam_epsilon_style: Literal["torch", "tensorflow"] = "torch"
+    """Epsilon beside the corrected second moment, or beside the biased one: TensorFlow's Adam takes
+    far smaller first steps where gradients are tiny (detail P12)."""
+
     max_grad_norm: float = Field(default=1.0, gt=0)
     """Gradients of policy and value model are scaled down to this norm, each apart."""
 
@@ -69,6 +73,10 @@ class PpoSettings(Settings):
 
     kl_coef: float = Field(default=0.05, ge=0)
     """Weight of the per-token KL penalty that keeps the policy near the SFT model."""
+
+    kl_estimator: Literal["k1", "k2", "k3"] = "k1"
+    """Estimate of the KL that is taken off the reward; k2 and k3 are never negative, but their
+    gradient is not that of the KL (section 3.5)."""
 
     kl_target: float | None = Field(default=None, gt=0)
     """Sequence KL in nats towards which `kl_coef` is adapted (arXiv:1909.08593, 2.2)."""
@@ -85,8 +93,17 @@ class PpoSettings(Settings):
     clip_range: float = Field(default=0.2, gt=0)
     """How far the ratio new / old may move before its gradient stops."""
 
+    dual_clip: float | None = Field(default=None, gt=1)
+    """Bound on the ratio of a token that was bad, 3 in arXiv:1912.09729 (detail P23)."""
+
     value_clip_range: float = Field(default=0.2, gt=0)
     """How far a value may move from its rollout estimate within one update."""
+
+    loss_reduction: Literal["token_mean", "micro_batch_mean", "sequence_mean", "sequence_sum"] = (
+        "token_mean"
+    )
+    """What both losses are a mean over: all tokens of an optimizer step; the tokens of each
+    micro-batch, as in N+; the mean, or the sum, over each response's tokens (detail P24)."""
 
     whiten_advantages: Literal["rollout", "mini_batch", "nothing"] = "rollout"
     """Over which tokens advantages of `ppo` are brought to mean 0 and variance 1; those of `rloo`
@@ -98,12 +115,23 @@ class PpoSettings(Settings):
     score_at: Literal["eos", "after_eos"] = "eos"
     """Token that receives the score: the end token, or the one after it as in N+ and TRL."""
 
+    missing_eos: Literal["replace_low", "replace", "subtract"] = "replace_low"
+    """A response that did not end gets `missing_eos_score` for its score, or the 5th percentile of
+    the reference's own scores where that is lower; `missing_eos_score` in any case; or its score
+    less `missing_eos_penalty`, with which it can still beat one that ended (P5 to P7)."""
+
     missing_eos_score: float = -1.0
-    """Replaces the score of a response that did not end; the 5th percentile of the reference's own
-    scores takes its place where that is lower (details P5 and P7)."""
+    """Replaces the score of a response that did not end."""
+
+    missing_eos_penalty: float = Field(default=1.0, gt=0)
+    """Taken off the score of a response that did not end, where `missing_eos` is `subtract`."""
+
+    scale_scores: bool = False
+    """Divide scores by the standard deviation of all that came before, without a mean shift
+    (PPO-max, arXiv:2307.04964)."""
 
     reward_clip: float | None = Field(default=None, gt=0)
-    """Bound on the size of a score."""
+    """Bound on the size of a score, after `scale_scores`."""
 
     surrogate: Literal["clipped", "reinforce"] = "clipped"
     """Policy loss of `rloo`: PPO's clipped one, or -advantage * log-probability. Both have the same

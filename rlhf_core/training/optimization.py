@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from rlhf_core.errors import TrainingStopped
+from rlhf_core.maths.schedules import adam_epsilon_outside
 from rlhf_core.threads import side_by_side
 
 Item = TypeVar("Item")
@@ -49,6 +50,13 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) ->
         group["lr"] = learning_rate
 
 
+def put_epsilon_outside(optimizer: torch.optim.Optimizer, epsilon: float) -> None:
+    """Set the epsilon with which the next step of `optimizer` is TensorFlow's (detail P12)."""
+    taken = max((int(of["step"]) for of in optimizer.state.values() if of), default=0)
+    for group in optimizer.param_groups:
+        group["eps"] = adam_epsilon_outside(epsilon, beta2=group["betas"][1], step=taken + 1)
+
+
 def own_share(rows: Sequence[int], accelerator: Accelerator) -> list[int]:
     """The rows of a global batch that this process works on.
 
@@ -75,6 +83,8 @@ class Part(NamedTuple):
     loss: Tensor
     weight: float
     metrics: dict[str, float]
+    metric_weight: float | None = None
+    """Weight of the metrics, where theirs is another than the loss's."""
 
 
 class Step(NamedTuple):
@@ -111,7 +121,7 @@ def optimizer_step(
     for part in done:
         sums.add("loss", float(part.loss.detach()), part.weight)
         for name, mean in part.metrics.items():
-            sums.add(name, mean, part.weight)
+            sums.add(name, mean, part.metric_weight or part.weight)
     means = sums.over_processes(accelerator)
     norm = accelerator.clip_grad_norm_(model.parameters(), max_grad_norm)
     loss, grad_norm = means.pop("loss"), float(norm) if norm is not None else 0.0

@@ -14,7 +14,8 @@ from accelerate import Accelerator
 from rlhf_core.batches import SpecialTokens
 from rlhf_core.errors import TrainingStopped
 from rlhf_core.maths.rewards import adapted_kl_coef
-from rlhf_core.maths.schedules import linear_to_zero, warmup_from_a_tenth
+from rlhf_core.maths.running import RunningMoments
+from rlhf_core.maths.schedules import cosine_to_a_tenth, linear_to_zero, warmup_from_a_tenth
 from rlhf_core.report import Report
 from rlhf_core.settings.ppo import PpoSettings
 from rlhf_core.training.optimization import summed
@@ -49,12 +50,13 @@ def train_ppo(
     prompts_a_rollout = settings.rollout_batch_size // settings.responses_per_prompt
     batches = prompt_batches(len(prompts), prompts_a_rollout, seed=seed)
     controller = {"kl_coef": settings.kl_coef}
+    scores_seen = RunningMoments()._asdict()
     metrics: dict[str, float] = {}
     state = TrainingState(
         saving,
         accelerator,
         {name: Trained(net.bare, net.optimizer) for name, net in networks.by_name().items()},
-        numbers={"controller": controller, "metrics": metrics},
+        numbers={"controller": controller, "scores_seen": scores_seen, "metrics": metrics},
         frozen={"reference": models.reference, "reward_model": models.reward_model},
     )
     with state.continued():
@@ -72,7 +74,9 @@ def train_ppo(
                 missing_eos_score=missing_eos_score,
                 seed=_seed(seed, update, accelerator.process_index),
                 accelerator=accelerator,
+                scores_seen=RunningMoments(**scores_seen),
             )
+            scores_seen |= rollout.scores_seen._asdict()
             metrics.clear()
             metrics |= rollout_metrics(rollout, kl_coef=kl_coef, accelerator=accelerator)
             _check_kl(metrics["kl_to_reference"], update + 1, settings)
@@ -129,6 +133,8 @@ def learning_rate_share(update: int, settings: PpoSettings) -> float:
     share = warmup_from_a_tenth(update, warmup_updates=settings.warmup_updates)
     if settings.learning_rate_schedule == "linear":
         share *= linear_to_zero(update, updates=settings.updates)
+    elif settings.learning_rate_schedule == "cosine":
+        share *= cosine_to_a_tenth(update, updates=settings.updates)
     return share
 
 

@@ -27,7 +27,7 @@ def rollout_metrics(
     for name, per_response in {
         "raw_score": rollout.raw_scores,
         "score": rollout.scores,
-        "reward": rollout.scores - kl_coef * kl_of_response,
+        "reward": rollout.scores - kl_coef * rollout.kl.sum(dim=1),
         "kl_to_reference": kl_of_response,
         "kl_to_reference_k3": kl.k3.sum(dim=1),
         "ended_share": rollout.ended.float(),

@@ -15,7 +15,8 @@ from rlhf_core.batches import SpecialTokens
 from rlhf_core.generation import distribution_and_values
 from rlhf_core.maths.logprobs import taken_logprobs
 from rlhf_core.maths.losses import ppo_policy_loss, ppo_value_loss, reinforce_loss
-from rlhf_core.maths.masking import masked_mean, whiten
+from rlhf_core.maths.masking import whiten
+from rlhf_core.maths.reductions import REDUCTIONS
 from rlhf_core.maths.rewards import kl_estimates
 from rlhf_core.settings.ppo import PpoSettings
 from rlhf_core.sharing import PolicyAndValue
@@ -26,6 +27,7 @@ from rlhf_core.training.optimization import (
     adamw,
     micro_batches,
     optimizer_step,
+    put_epsilon_outside,
     set_learning_rate,
 )
 from rlhf_core.training.rollouts import PpoModels, Rollout, policy_distribution, values_before
@@ -151,6 +153,8 @@ class Optimization:
     def _optimizer_step(
         self, network: Trainable, parts: list[Tensor], part_of: Callable[[Tensor], Part]
     ) -> Step:
+        if self.settings.adam_epsilon_style == "tensorflow":
+            put_epsilon_outside(network.optimizer, self.settings.adam_epsilon)
         return optimizer_step(
             self.accelerator,
             network.prepared,
@@ -189,15 +193,18 @@ class Optimization:
         value = self._value_loss(rows, both.values)
         loss = policy.loss + self.settings.value_coef * value.loss
         metrics = policy.metrics | value.metrics | {"value_loss": float(value.loss.detach())}
-        return Part(loss, policy.weight, metrics)
+        return Part(loss, policy.weight, metrics, metric_weight=policy.metric_weight)
 
     def _policy_loss(self, rows: Tensor, logprobs: Tensor, advantages: Tensor) -> Part:
         rollout, settings = self.rollout, self.settings
         width = logprobs.shape[1]
         mask = rollout.response_mask[rows, :width]
         old_logprobs = rollout.old_logprobs[rows, :width]
+        reduce = REDUCTIONS[settings.loss_reduction]
         if settings.surrogate == "reinforce":
-            result = reinforce_loss(logprobs, old_logprobs, advantages[rows, :width], mask)
+            result = reinforce_loss(
+                logprobs, old_logprobs, advantages[rows, :width], mask, reduce=reduce
+            )
         else:
             result = ppo_policy_loss(
                 logprobs,
@@ -205,18 +212,22 @@ class Optimization:
                 advantages[rows, :width],
                 mask,
                 clip_range=settings.clip_range,
+                dual_clip=settings.dual_clip,
+                reduce=reduce,
             )
         log_ratio = logprobs.detach() - old_logprobs  # log(new / old)
         metrics = {
             "clip_fraction": float(result.clip_fraction),
+            "dual_clip_fraction": float(result.dual_clip_fraction),
+            "extreme_ratio_fraction": float(result.extreme_ratio_fraction),
             "approx_kl": float(result.approx_kl),
             "ratio_error": float(log_ratio[mask].expm1().abs().mean()),
         }
         loss = result.loss
         if settings.algorithm == "grpo":
             kl = kl_estimates(logprobs, rollout.ref_logprobs[rows, :width], mask).k3
-            loss = loss + self.kl_coef * masked_mean(kl, mask)
-        return Part(loss, float(mask.sum()), metrics)
+            loss = loss + self.kl_coef * reduce(kl, mask).mean
+        return Part(loss, float(result.weight), metrics, metric_weight=float(mask.sum()))
 
     def _value_part(self, value_model: nn.Module, rows: Tensor) -> Part:
         spare = 1 if self.settings.score_at == "after_eos" else 0
@@ -232,6 +243,8 @@ class Optimization:
             rollout.returns[rows, :width],
             value_mask,
             value_clip_range=self.settings.value_clip_range,
+            reduce=REDUCTIONS[self.settings.loss_reduction],
         )
         metrics = {"value_clip_fraction": float(result.clip_fraction)}
-        return Part(result.loss, float(value_mask.sum()), metrics)
+        tokens = float(value_mask.sum())
+        return Part(result.loss, float(result.weight), metrics, metric_weight=tokens)

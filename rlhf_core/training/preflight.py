@@ -111,7 +111,12 @@ def _refuse(wrong: bool, reason: str) -> None:  # noqa: FBT001 - reads as a sent
 
 
 def missing_eos_score(rollout: Rollout, settings: PpoSettings) -> float:
-    """min(missing_eos_score, 5th percentile of the scores of responses that ended) (detail P7)."""
+    """min(missing_eos_score, 5th percentile of the scores of responses that ended) (detail P7).
+
+    Where the settings say `replace`, it is `missing_eos_score` alone.
+    """
+    if settings.missing_eos == "replace":
+        return settings.missing_eos_score
     scores = rollout.raw_scores[rollout.ended]
     if not len(scores):
         return settings.missing_eos_score

@@ -22,12 +22,14 @@ from rlhf_core.maths.logprobs import (
     taken_logprobs,
 )
 from rlhf_core.maths.masking import has_ended
-from rlhf_core.maths.rewards import kl_estimates, replace_unfinished
+from rlhf_core.maths.rewards import kl_estimates
+from rlhf_core.maths.running import RunningMoments
 from rlhf_core.models import ScalarModel
 from rlhf_core.scoring import scores_at_end
 from rlhf_core.settings.ppo import PpoSettings
 from rlhf_core.threads import side_by_side
 from rlhf_core.training.estimates import group_estimates, token_estimates
+from rlhf_core.training.score_rules import NOTHING_SEEN, paid_scores
 
 SAMPLED_TOGETHER = 64
 """Responses that one call of the decoder draws; each batch has a generator of its own."""
@@ -71,6 +73,10 @@ class Rollout:
     """[batch]: the reward model's, before the rule for responses that did not end."""
     scores: Tensor
     """[batch]: after it."""
+    scores_seen: RunningMoments
+    """Of the raw scores of all rollouts up to this one, where they are scaled by them."""
+    kl: Tensor
+    """The estimate of the KL to the reference that is taken off the rewards."""
     rewards: Tensor
     advantages: Tensor
     returns: Tensor
@@ -96,6 +102,7 @@ def collect_rollout(
     missing_eos_score: float,
     seed: int,
     accelerator: Accelerator,
+    scores_seen: RunningMoments = NOTHING_SEEN,
 ) -> Rollout:
     """Sample the responses to each prompt and estimate their advantages.
 
@@ -117,11 +124,16 @@ def collect_rollout(
     ends = torch.tensor(list(special.end), device=sequences.response_ids.device)
     ended = has_ended(sequences.response_ids, ends, sequences.response_mask)
     seen = _what_the_models_say(models, sequences, settings, special)
-    scores = seen.raw_scores
-    if settings.reward_clip is not None:
-        scores = scores.clamp(-settings.reward_clip, settings.reward_clip)
-    scores = replace_unfinished(scores, ended, missing_eos_score=missing_eos_score)
-    kl = kl_estimates(seen.logprobs, seen.ref_logprobs, sequences.response_mask).k1
+    scores, scores_seen = paid_scores(
+        seen.raw_scores,
+        ended,
+        settings,
+        missing_eos_score=missing_eos_score,
+        seen=scores_seen,
+        accelerator=accelerator,
+    )
+    estimates_of_kl = kl_estimates(seen.logprobs, seen.ref_logprobs, sequences.response_mask)
+    kl = estimates_of_kl._asdict()[settings.kl_estimator]
     estimates = (
         group_estimates(scores, kl, sequences.response_mask, settings, kl_coef=kl_coef)
         if seen.values is None
@@ -145,6 +157,8 @@ def collect_rollout(
         surprisal_variance=seen.surprisal_variance,
         raw_scores=seen.raw_scores,
         scores=scores,
+        scores_seen=scores_seen,
+        kl=kl,
         **vars(estimates),
     )
 

@@ -80,6 +80,39 @@ def test_an_extreme_ratio_stays_finite():
     # e^20 and, clipped, 0.8: the log-ratio is bounded by 20
     close(result.loss, torch.tensor((math.exp(20) + 0.8) / 2))
     assert result.approx_kl.isfinite()
+    assert result.extreme_ratio_fraction == 1.0
+
+
+def test_tokens_whose_ratio_meets_its_bound_are_counted():
+    log_ratio = torch.tensor([[20.5, 19.5, -20.5, 0.0, 99.0]])  # new / old
+    mask = torch.tensor([[True, True, True, True, False]])
+    result = policy_loss(log_ratio, torch.zeros(1, 5), torch.ones(1, 5), mask)
+    assert result.extreme_ratio_fraction == 0.5
+
+
+# With a bound of 3: a bad token's loss is at most 3 times its size; a good one's is not touched.
+@pytest.mark.parametrize(
+    "ratio,advantage,loss,bounded",
+    [
+        (5.0, -1.0, 3.0, True),
+        (5.0, -2.0, 6.0, True),
+        (2.5, -1.0, 2.5, False),
+        (0.5, -1.0, 0.8, False),
+        (5.0, 1.0, -1.2, False),
+        (5.0, 0.0, 0.0, False),
+    ],
+)
+def test_the_dual_clip_bounds_the_loss_of_a_bad_token(ratio, advantage, loss, bounded):
+    logprobs = torch.tensor([[math.log(ratio)]], requires_grad=True)
+    mask = torch.ones(1, 1).bool()
+    advantages = torch.tensor([[advantage]])
+    result = policy_loss(logprobs, torch.zeros(1, 1), advantages, mask, dual_clip=3.0)
+    result.loss.backward()
+    close(result.loss, torch.tensor(loss))
+    assert result.dual_clip_fraction == bounded
+    free = policy_loss(logprobs.detach(), torch.zeros(1, 1), advantages, mask)
+    assert free.dual_clip_fraction == 0
+    assert (logprobs.grad.item() == 0) == (bounded or ratio == 0.5 or advantage >= 0)
 
 
 @pytest.mark.parametrize("log_ratio", [1e-6, -1e-6, 1e-3, 1.0])  # new / old

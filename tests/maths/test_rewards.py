@@ -13,6 +13,7 @@ from rlhf_core.maths.rewards import (
     replace_unfinished,
     shape_rewards,
     shape_rewards_after_end,
+    subtract_from_unfinished,
 )
 
 close_to_vector = partial(assert_close, atol=2e-6, rtol=0)  # the vectors have six decimals
@@ -69,6 +70,12 @@ def test_unfinished_responses_all_get_the_same_low_score():
     scores, ended = torch.tensor([1.5, 0.7, 2.0]), torch.tensor([True, True, False])
     replaced = replace_unfinished(scores, ended, missing_eos_score=-1.0)
     close(replaced, torch.tensor([1.5, 0.7, -1.0]))  # replaced, not lowered by 1 to 1.0
+
+
+def test_a_penalty_is_subtracted_from_unfinished_responses_alone():
+    scores, ended = torch.tensor([1.5, 0.7, 2.0]), torch.tensor([True, True, False])
+    lowered = subtract_from_unfinished(scores, ended, missing_eos_penalty=1.0)
+    close(lowered, torch.tensor([1.5, 0.7, 1.0]))  # and still beats the 0.7 that ended
 
 
 TWO_OF_FOUR = torch.tensor([[True, True, False, False]])

@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from rlhf_core.maths.schedules import (
+    adam_epsilon_outside,
     constant_with_warmup,
+    cosine_to_a_tenth,
     cosine_with_warmup,
     linear_to_zero,
     linear_with_warmup,
@@ -34,6 +36,7 @@ def test_no_warm_up_starts_at_the_peak():
 def test_the_cosine_falls_to_a_tenth_at_the_last_step(step, share):
     found = cosine_with_warmup(step, steps=5, warmup_steps=0, final_share=0.1)
     assert found == pytest.approx(share, abs=5e-5)  # given to four decimals
+    assert cosine_to_a_tenth(step, updates=5) == found
 
 
 def test_the_cosine_rises_linearly_over_the_warm_up_to_its_peak():
@@ -80,3 +83,30 @@ def test_a_line_falls_from_the_peak_to_its_share_in_equal_steps():
 def test_a_constant_rate_stays_at_its_peak():
     shares = [constant_with_warmup(step, warmup_steps=2) for step in range(5)]
     assert shares == pytest.approx([1 / 3, 2 / 3, 1.0, 1.0, 1.0])
+
+
+# TensorFlow's lr * g * sqrt(1 - b2) / (1 - b1) * (1 - b1) / (g * sqrt(1 - b2) + eps)
+@pytest.mark.parametrize(
+    "gradient,moved",
+    [
+        (0.01, 9.693465699682844e-06),
+        (0.0001, 2.4025307335204216e-06),
+        (1e-05, 3.0653430031715504e-07),
+        (1e-06, 3.1523091832602116e-08),
+    ],
+)
+def test_with_epsilon_outside_the_correction_the_first_step_is_tensorflows(gradient, moved):
+    weight = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+    epsilon = adam_epsilon_outside(1e-5, beta2=0.999, step=1)
+    optimizer = torch.optim.AdamW(
+        [weight], lr=1e-5, betas=(0.9, 0.999), eps=epsilon, weight_decay=0.0
+    )
+    weight.grad = torch.full_like(weight, gradient)
+    optimizer.step()
+    assert -weight.item() == pytest.approx(moved, rel=1e-9)
+
+
+# The root of the bias correction: 1 / sqrt(1 - 0.999^step)
+@pytest.mark.parametrize("step,factor", [(1, 31.6), (10, 10.0), (100, 3.2), (100_000, 1.0)])
+def test_the_two_epsilons_grow_alike_over_training(step, factor):
+    assert adam_epsilon_outside(1.0, beta2=0.999, step=step) == pytest.approx(factor, rel=0.02)

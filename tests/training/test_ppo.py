@@ -87,30 +87,40 @@ def test_in_later_mini_batches_the_policy_has_moved():
     assert first["first_ratio_error"] < 1e-6
 
 
-@pytest.mark.parametrize("score_at", ["eos", "after_eos"])
-def test_micro_batches_do_not_change_the_gradient(score_at):
-    def gradients(micro_batch_size):
-        models = tiny_ppo_models()
-        train(
-            models,
-            updates=1,
-            ppo_epochs=1,
-            mini_batch_size=32,
-            micro_batch_size=micro_batch_size,
-            max_grad_norm=1e9,
-            score_at=score_at,
-        )
-        return {
-            (part, name): parameter.grad
-            for part in ("policy", "value_model")
-            for name, parameter in getattr(models, part).named_parameters()
-        }
+def gradients_of(micro_batch_size, **changes):
+    models = tiny_ppo_models()
+    whole = {"updates": 1, "ppo_epochs": 1, "mini_batch_size": 32, "max_grad_norm": 1e9}
+    train(models, micro_batch_size=micro_batch_size, **whole | changes)
+    return {
+        (part, name): parameter.grad
+        for part in ("policy", "value_model")
+        for name, parameter in getattr(models, part).named_parameters()
+    }
 
-    whole = gradients(None)
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"score_at": "eos"},
+        {"score_at": "after_eos"},
+        {"loss_reduction": "sequence_mean"},
+        {"loss_reduction": "sequence_sum"},
+    ],
+    ids=str,
+)
+def test_micro_batches_do_not_change_the_gradient(changes):
+    whole = gradients_of(None, **changes)
     for size in (1, 5):
-        for name, gradient in gradients(size).items():
-            # float32 sums in another order, of gradients up to about 1
+        for name, gradient in gradients_of(size, **changes).items():
+            # float32 sums in another order, of gradients up to about 1 (a sum over 8 tokens: 8)
             assert_close(gradient, whole[name], atol=1e-5, rtol=1e-4, msg=str(name))
+
+
+def test_micro_batches_are_part_of_a_mean_over_them():
+    whole = gradients_of(None, loss_reduction="micro_batch_mean")
+    parts = gradients_of(5, loss_reduction="micro_batch_mean")
+    error = max(float((parts[name] - whole[name]).abs().max()) for name in whole)
+    assert error > 1e-3
 
 
 def rollouts_of(monkeypatch, models, **changes):
@@ -139,6 +149,37 @@ def test_every_update_draws_responses_of_its_own(monkeypatch):
         by_prompt.append({tuple(prompt): tuple(response) for prompt, response in rows})
     assert all(prompts.keys() == by_prompt[0].keys() for prompts in by_prompt)
     assert len({tuple(sorted(prompts.items())) for prompts in by_prompt}) == 4
+
+
+@pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
+def test_the_rewards_of_a_response_are_its_score_less_the_estimate_of_the_settings(
+    monkeypatch, estimator
+):
+    models = tiny_ppo_models(reference=tiny_policy(seed=9))
+    (rollout,) = rollouts_of(monkeypatch, models, updates=1, kl_coef=0.3, kl_estimator=estimator)
+    gap = (rollout.old_logprobs - rollout.ref_logprobs).masked_fill(~rollout.response_mask, 0.0)
+    kl = {"k1": gap, "k2": gap**2 / 2, "k3": torch.exp(-gap) - 1 + gap}[estimator]
+    # float32 sums of up to 8 tokens
+    assert_close(rollout.rewards.sum(1), rollout.scores - 0.3 * kl.sum(1), atol=1e-4, rtol=1e-5)
+
+
+def test_every_rollout_is_scaled_by_the_scores_of_all_until_then(monkeypatch):
+    seen = rollouts_of(monkeypatch, tiny_ppo_models(), updates=3, scale_scores=True)
+    raw = [rollout.raw_scores[rollout.ended] for rollout in seen]
+    for update, rollout in enumerate(seen):
+        deviation = torch.cat(raw[: update + 1]).std(correction=0)
+        assert_close(rollout.scores[rollout.ended], raw[update] / deviation)
+
+
+def test_the_epsilon_of_tensorflow_makes_the_first_steps_smaller():
+    def moved(style):
+        models = tiny_ppo_models()
+        before = models.policy.lm_head.weight.clone()
+        train(models, updates=1, ppo_epochs=1, adam_epsilon=1e-3, adam_epsilon_style=style)
+        return float((models.policy.lm_head.weight - before).detach().norm())
+
+    # 0.1 / sqrt(1 - 0.95): 4.5 times the epsilon at the first step, 3.2 times at the second
+    assert moved("tensorflow") < 0.9 * moved("torch")
 
 
 def test_the_low_score_of_a_missing_end_reaches_the_rollout(monkeypatch):
@@ -219,6 +260,9 @@ def test_the_rate_warms_up_and_falls_to_zero():
     assert_close(shares, expected, rtol=1e-9, atol=0)
     constant = PpoSettings(updates=10, warmup_updates=0, learning_rate_schedule="constant")
     assert learning_rate_share(9, constant) == 1.0
+    cosine = PpoSettings(updates=5, warmup_updates=0, learning_rate_schedule="cosine")
+    shares = [learning_rate_share(update, cosine) for update in range(5)]
+    assert_close(shares, [1.0, 0.8682, 0.55, 0.2318, 0.1], atol=5e-5, rtol=0)
 
 
 def test_each_pass_covers_every_prompt_once_in_an_order_of_its_own():

@@ -179,6 +179,14 @@ def test_the_score_of_a_missing_end_stays_as_set_where_that_is_worse():
     assert preflight(tiny_ppo_models(), settings=settings)[0].missing_eos_score == -50.0
 
 
+def test_a_constant_score_of_a_missing_end_is_not_lowered():
+    models = tiny_ppo_models()
+    with torch.no_grad():
+        models.reward_model.head.bias.sub_(10.0)  # as above, but -1 is meant
+    settings = SETTINGS.model_copy(update={"missing_eos": "replace"})
+    assert preflight(models, settings=settings)[0].missing_eos_score == -1.0
+
+
 def test_padding_tolerance_is_met_by_both_scalar_models_of_other_seeds():
     models = replace(tiny_ppo_models(), value_model=tiny_scalar_model(seed=8))
     assert preflight(models)[0].padding_error < 1e-5

@@ -43,9 +43,16 @@ CASES: dict[str, dict[str, dict[str, object]]] = {
         "the score after the end": {"score_at": "after_eos"},
         "whitening": {"whiten_advantages": "mini_batch", "whiten_rewards": True},
         "early ends of an update": {"max_approx_kl": 1e-4, "ppo_epochs": 3},
+        "scores over their running deviation": {"scale_scores": True, "missing_eos": "subtract"},
+        "an epsilon that follows the steps": {"adam_epsilon_style": "tensorflow"},
+        "another objective": {
+            "loss_reduction": "sequence_sum",
+            "dual_clip": 1.5,
+            "kl_estimator": "k3",
+        },
         "rates of their own": {
             "value_learning_rate": 0.01,
-            "learning_rate_schedule": "constant",
+            "learning_rate_schedule": "cosine",
             "reward_clip": 0.5,
         },
         "the policy's trunk for the values": SHARED_TRUNK,
@@ -110,6 +117,7 @@ CARRY_NOTHING: dict[str, set[str]] = {
         "value_coef",
         "divide_by_group_deviation",
         "missing_eos_score",
+        "missing_eos_penalty",
         "value_init",  # before training
         "max_kl_to_reference",
     },
