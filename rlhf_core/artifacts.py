@@ -185,7 +185,7 @@ def _refuse_first(artifact: Artifact, found: Iterator[Difference]) -> None:
     for difference in found:
         raise ArtifactError(
             f"{artifact.path / difference.file} is damaged: expected {difference.expected}, found "
-            f"{difference.found}. {REMADE}"
+            f"{difference.found}. It is of stage '{artifact.stage}'. {REMADE}"
         )
 
 

@@ -50,6 +50,12 @@ class ServiceError(RlhfError, ConnectionError):
     exit_code = 2
 
 
+class MemoryExhausted(RlhfError):
+    """The process could not have the memory that a stage needs."""
+
+    exit_code = 5
+
+
 class Stopped(RlhfError):
     """The process was asked to end by a signal, and training has saved its state and ended."""
 

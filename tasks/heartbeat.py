@@ -7,15 +7,16 @@ import math
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rlhf_core.records import read_record, write_record
 from tasks.environment import seconds_given
 from tasks.locks import Holder, this_process
+from tasks.memory import memory_now
 
 HEARTBEAT_VARIABLE = "RLHF_HEARTBEAT_SECONDS"
 HEARTBEAT_SECONDS = 30.0
@@ -52,6 +53,9 @@ class Owner:
     interval: float
     beat: float
     """When the process was last heard of, in seconds since 1970."""
+
+    memory: Mapping[str, Any] | None = None
+    """The `tasks.memory.Memory` of the process when it was last heard of."""
 
     reaped: str | None = None
     """Why the run was ended here; Prefect is still to be told."""
@@ -94,7 +98,8 @@ class Heart:
         while not self._stopped.wait(self._owner.interval):
             with self._one_at_a_time:
                 if not self._stopped.is_set():
-                    self._owner = replace(self._owner, beat=time.time())
+                    memory = asdict(memory_now())
+                    self._owner = replace(self._owner, beat=time.time(), memory=memory)
                     self._write_if_there_is_room()
 
     def _write_if_there_is_room(self) -> None:
@@ -133,6 +138,7 @@ def beating(
         pid_namespace=pid_namespace(),
         interval=heartbeat_seconds(),
         beat=time.time(),
+        memory=asdict(memory_now()),
     )
     heart = Heart(store, owner)
     try:

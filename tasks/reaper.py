@@ -6,6 +6,7 @@ whose process lives, or, on another host, still beats.
 
 import logging
 import os
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -19,8 +20,9 @@ from uuid import UUID
 from rlhf_core.errors import ArtifactError, StorageError
 from tasks.heartbeat import RUNNING, Owner, heartbeat_seconds, owners, write_owner
 from tasks.leftovers import ship_leftovers
-from tasks.locks import hold
-from tasks.run_journal import RunJournal, journals_in
+from tasks.locks import boot_id, hold
+from tasks.memory import how_to_need_less, killed_for_memory
+from tasks.run_journal import RunJournal, journals_in, last_step
 from tasks.store import Store
 
 if TYPE_CHECKING:
@@ -117,7 +119,7 @@ def _gone(store: Path) -> Iterator[tuple[Path, Owner]]:
 
 def _end(store: Path, path: Path, owner: Owner) -> Owner:
     """The run is over in the store and in its journal; a kill in between, and it is done again."""
-    reason = _reason(owner)
+    reason = _reason(store, owner)
     if owner.run_id is not None:
         _end_in_record(Store(store), owner.run_id, owner.stage, reason)
     for journal in journals_in(store / owner.journal):
@@ -130,10 +132,20 @@ def _end(store: Path, path: Path, owner: Owner) -> Owner:
     return reaped
 
 
-def _reason(owner: Owner) -> str:
+def _reason(store: Path, owner: Owner) -> str:
+    """Which process is gone, where it was, and whether it was killed for its memory."""
     process = f"process {owner.process.pid} of host {owner.process.host}"
+    place = ""
+    if owner.stage is not None:
+        steps = [last_step(path) for path in journals_in(store / owner.journal)[:1]]
+        place = f" in stage {owner.stage} after step {steps[0] if steps else 0}"
     heard = datetime.fromtimestamp(owner.beat, UTC).isoformat(timespec="seconds")
-    return f"{process} ended without a word; it was last heard of at {heard}"
+    reason = f"{process} ended without a word{place}; it was last heard of at {heard}"
+    here = (owner.process.host, owner.process.boot_id) == (socket.gethostname(), boot_id())
+    for_memory = killed_for_memory(owner.memory) if here else None
+    if for_memory is None:
+        return reason
+    return f"{reason}. Out of memory: {for_memory}. {how_to_need_less(owner.stage, None)}"
 
 
 def _end_in_record(store: Store, run_id: str, stage: str | None, reason: str) -> None:

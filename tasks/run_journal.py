@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tasks.journal import Journal, make_journal
+from tasks.journal import Journal, make_journal, read_records
 
 SUFFIX = ".journal"
 FINISHED = "FINISHED"
@@ -174,6 +174,15 @@ def journals_in(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     return sorted(folder.glob(f"*{SUFFIX}"), key=lambda path: path.stat().st_mtime, reverse=True)
+
+
+def last_step(journal: Path) -> int:
+    """The last step that the journal reports; 0 where it reports none, or is gone."""
+    try:
+        records = [placed.record for placed in read_records(journal)]
+    except OSError:
+        return 0
+    return max((record["step"] for record in records if record["kind"] == "metrics"), default=0)
 
 
 def milliseconds() -> int:

@@ -17,7 +17,7 @@ from prefect.logging import get_run_logger
 
 from rlhf_core.artifacts import MANIFEST, REMADE, Artifact, verify_artifact
 from rlhf_core.checkpoints import Checkpoints
-from rlhf_core.errors import ArtifactError, StorageError
+from rlhf_core.errors import ArtifactError, MemoryExhausted, StorageError
 from rlhf_core.recipes import dump_recipe
 from rlhf_core.report import Report
 from tasks.datasets import raw_files_of, tables_of, tables_read
@@ -26,6 +26,7 @@ from tasks.handles import Handle, PipelineRun, StageJob
 from tasks.heartbeat import beating
 from tasks.lineage import trace_folder
 from tasks.lineage_page import lineage_page
+from tasks.memory import how_to_need_less, memory_now, ran_out_of_memory
 from tasks.openlineage import export_stage
 from tasks.pages import LINEAGE_PAGE, RECIPE, stage_description, stage_page
 from tasks.pipeline import end_state, note_stage, prefect_ids, run_tags
@@ -78,7 +79,8 @@ def run_stage(job: StageJob, pipeline: PipelineRun, make: Make) -> Handle:
         _storage_faults_named(store),
     ):
         pages = _log_beginning(run, job, inputs)
-        metrics = _compute(job, run, store, make)
+        with _memory_faults_named(job, run):
+            metrics = _compute(job, run, store, make)
         ids = RunIds(
             mlflow_run=run.run_id,
             mlflow_pipeline_run=pipeline.run_id,
@@ -223,6 +225,24 @@ def _noted(job: StageJob, pipeline: PipelineRun) -> Iterator[None]:
     except BaseException as error:
         note_stage(pipeline, job.stage, state=end_state(error))
         raise
+
+
+@contextmanager
+def _memory_faults_named(job: StageJob, run: TrackedRun) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if not ran_out_of_memory(error):
+            raise
+        memory = memory_now()
+        sizes = f"it uses {memory.used:,} bytes" if memory.used else "what it uses is not known"
+        if memory.limit is not None:
+            sizes += f" and may have {memory.limit:,}"
+        words = str(error).strip().splitlines() or [type(error).__name__]
+        raise MemoryExhausted(
+            f"Stage '{job.stage}' ran out of memory at step {run.last_step + 1} ({words[0]}); "
+            f"{sizes}. {how_to_need_less(job.stage, job.settings[job.stage])}"
+        ) from error
 
 
 @contextmanager

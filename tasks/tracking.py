@@ -77,6 +77,11 @@ class TrackedRun:
         return self._place.experiment_id if self._place else None
 
     @property
+    def last_step(self) -> int:
+        """The last step that was reported, before a kill too; 0 where none was."""
+        return self._journal.last_step
+
+    @property
     def path(self) -> str:
         """Where MLflow shows the run, below the address of its pages."""
         if self._place is None:

@@ -109,6 +109,25 @@ def test_a_run_that_another_process_goes_on_with_is_left_to_it(tmp_path):
     assert open_journal(tmp_path / "work/sft-f/journal").status is None
 
 
+def test_a_process_that_the_kernel_killed_for_its_memory_is_told_as_such(tmp_path, caplog):
+    events = tmp_path / "memory.events"
+    events.write_text("oom_kill 4\n")
+    memory = {"used": 7, "limit": 8, "cgroup": str(tmp_path)}
+    memory |= {"cgroup_kills": 3, "machine_kills": None}
+    journal = open_journal(tmp_path / "work/sft-f/journal")
+    journal.report(12, {"loss": 1.0})
+    journal.close()
+    beat(tmp_path, process=dead_process(), memory=memory)
+
+    (owner,) = end_dead_runs(tmp_path)
+
+    assert "in stage sft after step 12" in str(owner.reaped)
+    assert f"Out of memory: the kernel killed a process of its memory cgroup {tmp_path}" in str(
+        owner.reaped
+    )
+    assert "sft.micro_batch_size" in caplog.text
+
+
 @pytest.mark.parametrize("damage", [b"", b"{}", b"[]", b'{"process": {}}', b'{"process": 3}'])
 def test_a_damaged_record_of_a_process_holds_up_nobody(tmp_path, damage):
     (tmp_path / "running").mkdir()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rlhf_core.artifacts import verify_artifact
-from rlhf_core.errors import ArtifactError, DataError, StorageError
+from rlhf_core.errors import ArtifactError, DataError, MemoryExhausted, StorageError
 from rlhf_core.recipes import load_recipe
 from rlhf_core.settings.base import STAGES
 from tests.tasks.fake_stages import replace_stages
@@ -164,6 +164,18 @@ def test_a_full_disk_is_named_as_such(run_pipeline, monkeypatch):
 
     with pytest.raises(StorageError, match="No space left on device"):
         run_pipeline()
+
+
+def test_a_stage_without_memory_says_where_and_how_it_needs_less(run_pipeline, monkeypatch):
+    def starve(settings, model, *, report, **inputs):
+        report(7, {"loss": 1.0})
+        return {"rows": float(len(bytearray(1 << 60)))}
+
+    monkeypatch.setattr(sys.modules["rlhf_core.stages.ppo"], "make_ppo", starve)
+    with pytest.raises(MemoryExhausted, match=r"'ppo' ran out of memory at step 8") as told:
+        run_pipeline()
+    assert "ppo.micro_batch_size, which is 4 now" in str(told.value)
+    assert told.value.exit_code == 5
 
 
 def test_an_input_damaged_since_is_refused_before_anything_is_computed(run_pipeline, monkeypatch):
