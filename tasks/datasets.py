@@ -20,6 +20,9 @@ TABLES_USED: dict[Stage, tuple[str, ...]] = {
 }
 """Tables of the data artifact that each later stage reads."""
 
+PREFERENCES = ("preferences-train", "preferences-validation")
+"""Tables that the `ppo` stage reads too where its algorithm learns from them."""
+
 CORPUS = ("demonstrations-train", "preferences-train", "prompts-train", "text-train")
 """Tables whose words become the tokenizer of a model that is made from nothing."""
 
@@ -50,7 +53,8 @@ def tables_read(recipe: Recipe, stage: Stage) -> tuple[str, ...]:
     corpus = CORPUS if stage == "sft" and recipe.model.scratch is not None else ()
     if stage == "reward_model" and recipe.reward_model.collect is not None:
         used = COLLECTING
-    return tuple(dict.fromkeys([*used, *corpus]))
+    preferences = PREFERENCES if stage == "ppo" and recipe.ppo.algorithm == "dpo" else ()
+    return tuple(dict.fromkeys([*used, *corpus, *preferences]))
 
 
 def tables_of(data: Artifact, names: Sequence[str] | None) -> list[Dataset]:

@@ -1,10 +1,13 @@
 import pytest
 from pydantic import ValidationError
 
+from rlhf_core.settings.algorithms import DpoSettings
 from rlhf_core.settings.ppo import PpoSettings
+from rlhf_core.settings.recipe import Recipe
 
 RLOO = {"algorithm": "rloo", "responses_per_prompt": 4}
 GRPO = {"algorithm": "grpo", "responses_per_prompt": 4}
+DPO = {"algorithm": "dpo"}
 SHARED = {"value_network": "shared_trunk"}
 
 
@@ -25,6 +28,11 @@ def refusal(**settings):
         (RLOO | {"divide_by_group_deviation": False}, "ppo.divide_by_group_deviation"),
         (RLOO | {"whiten_advantages": "mini_batch"}, "ppo.whiten_advantages"),
         ({"surrogate": "reinforce"}, "ppo.surrogate"),
+        (DPO | {"responses_per_prompt": 4}, "ppo.responses_per_prompt"),
+        (DPO | {"kl_target": 6.0}, "ppo.kl_target"),
+        (DPO | SHARED, "ppo.value_network"),
+        ({"dpo": DpoSettings(label_smoothing=0.1)}, "ppo.dpo"),
+        (GRPO | {"dpo": DpoSettings(epochs=2)}, "ppo.dpo"),
         (SHARED | {"value_learning_rate": 0.1}, "ppo.value_learning_rate"),
         (SHARED | {"value_init": "sft"}, "ppo.value_init"),
         ({"value_coef": 0.5}, "ppo.value_coef"),
@@ -42,6 +50,7 @@ def test_a_setting_that_the_algorithm_never_reads_is_refused_by_name(settings, n
         RLOO,
         GRPO,
         SHARED,
+        DPO | {"dpo": DpoSettings(label_smoothing=0.1), "updates": 36, "ppo_epochs": 1},
         RLOO | {"surrogate": "reinforce", "whiten_advantages": "nothing"},
         GRPO | {"divide_by_group_deviation": False, "kl_target": 6.0},
         SHARED | {"value_coef": 0.5, "gae_lambda": 0.9},
@@ -62,3 +71,15 @@ def test_groups_fill_the_rollout():
 
 def test_a_shared_trunk_has_no_value_after_the_end():
     assert "keep value_network='separate'" in refusal(score_at="after_eos", **SHARED)
+
+
+def test_dpo_is_not_taught_by_rankings_that_are_yet_to_be_collected():
+    recipe = {
+        "name": "collected",
+        "data": {"prompts": {"source": "p.jsonl"}, "demonstrations": {"source": "d.jsonl"}},
+        "model": {"scratch": {}},
+        "reward_model": {"collect": {"labeler": "tests.nowhere:label"}},
+    }
+    assert Recipe.model_validate(recipe).ppo.algorithm == "ppo"
+    with pytest.raises(ValidationError, match=r"give that file to data\.preferences"):
+        Recipe.model_validate(recipe | {"ppo": DPO})

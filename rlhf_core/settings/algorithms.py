@@ -1,11 +1,14 @@
-"""The algorithms of the `ppo` stage, and which settings each of them reads."""
+"""The algorithms of the `ppo` stage: which settings each of them reads, and those of DPO alone."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from pydantic import Field
 from pydantic.fields import FieldInfo
 
-Algorithm = Literal["ppo", "rloo", "grpo"]
+from rlhf_core.settings.base import Settings
+
+Algorithm = Literal["ppo", "rloo", "grpo", "dpo"]
 
 GROUPED: tuple[Algorithm, ...] = ("rloo", "grpo")
 """Algorithms whose baseline is the other responses to the same prompt."""
@@ -20,16 +23,48 @@ OF_THE_VALUE_MODEL = (
     "gae_lambda",
 )
 OF_TOKEN_REWARDS = ("gamma", "score_at", "whiten_rewards")
+OF_ROLLOUTS = ("responses_per_prompt", "clip_range", "max_approx_kl", "kl_target")
 
 WITHOUT_EFFECT: Mapping[Algorithm, tuple[str, ...]] = {
-    "ppo": ("surrogate", "divide_by_group_deviation"),
-    "rloo": (*OF_THE_VALUE_MODEL, *OF_TOKEN_REWARDS, "divide_by_group_deviation"),
-    "grpo": (*OF_THE_VALUE_MODEL, *OF_TOKEN_REWARDS, "surrogate"),
+    "ppo": ("surrogate", "divide_by_group_deviation", "dpo"),
+    "rloo": (*OF_THE_VALUE_MODEL, *OF_TOKEN_REWARDS, "divide_by_group_deviation", "dpo"),
+    "grpo": (*OF_THE_VALUE_MODEL, *OF_TOKEN_REWARDS, "surrogate", "dpo"),
+    "dpo": (
+        *OF_THE_VALUE_MODEL,
+        *OF_TOKEN_REWARDS,
+        *OF_ROLLOUTS,
+        "surrogate",
+        "divide_by_group_deviation",
+    ),
 }
-"""Settings that an algorithm never reads: one that is not its default is a misunderstanding."""
+"""Settings that an algorithm never reads: one that is not its default is a misunderstanding.
+
+Sizes (`updates`, `ppo_epochs`, `mini_batch_size`) are not among them, so that one recipe serves
+all algorithms; DPO has its own.
+"""
 
 WITH_A_SHARED_TRUNK = ("value_learning_rate", "value_init", "value_warmup_updates")
 """Settings of a value model that is a network of its own."""
+
+
+class DpoSettings(Settings):
+    """Direct preference optimization (arXiv:2305.18290): `ppo.algorithm: dpo`.
+
+    Its beta is `ppo.kl_coef`, the weight of the same KL; the learning rate, its schedule (over
+    optimizer steps), the optimizer and `micro_batch_size` are those of PPO.
+    """
+
+    epochs: int = Field(default=1, ge=1)
+    """Passes over the preferences."""
+
+    batch_size: int = Field(default=32, ge=1)
+    """Prompts per optimizer step; all ranked responses of a prompt stay in one step."""
+
+    label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
+    """Assumed share of comparisons whose labels are swapped ("conservative DPO")."""
+
+    measurements: int = Field(default=10, ge=1)
+    """How often score and KL are measured on a rollout of `rollout_batch_size` responses."""
 
 
 def without_effect(

@@ -8,6 +8,7 @@ from rlhf_core.settings.algorithms import (
     GROUPED,
     WITH_A_SHARED_TRUNK,
     Algorithm,
+    DpoSettings,
     without_effect,
 )
 from rlhf_core.settings.base import LoraSettings, Settings
@@ -22,8 +23,9 @@ class PpoSettings(Settings):
 
     algorithm: Algorithm = "ppo"
     """`ppo`; `rloo` (arXiv:2402.14740), whose baseline is the mean reward of a prompt's other
-    responses; or `grpo` (arXiv:2402.03300), whose advantage is a response's score among those of
-    its prompt, with the KL in the loss. The last two have no value model."""
+    responses; `grpo` (arXiv:2402.03300), whose advantage is a response's score among those of its
+    prompt, with the KL in the loss; or `dpo` (arXiv:2305.18290), which learns from the preferences
+    and uses the reward model to measure only. The last three have no value model."""
 
     updates: int = Field(default=100, ge=1)
     """Rounds of rollout and optimization."""
@@ -162,6 +164,9 @@ class PpoSettings(Settings):
 
     lora: LoraSettings | None = None
     """Train adapters on policy and value model instead of all weights."""
+
+    dpo: DpoSettings = DpoSettings()
+    """What only `dpo` reads."""
 
     @model_validator(mode="after")
     def _batches_are_even(self) -> Self:

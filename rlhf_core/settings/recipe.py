@@ -56,6 +56,16 @@ class Recipe(Settings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _dpo_has_its_preferences(self) -> Self:
+        if self.ppo.algorithm == "dpo" and self.reward_model.collect is not None:
+            raise ValueError(
+                "ppo.algorithm='dpo' learns from the rankings of the data stage, and "
+                "reward_model.collect makes its own later: let `rlhf collect` write them first, "
+                "and give that file to data.preferences."
+            )
+        return self
+
     def _check_preferences(self) -> None:
         """Rankings are given or collected, and what is collected has prompts to begin with."""
         collect = self.reward_model.collect

@@ -34,7 +34,10 @@ from rlhf_core.report import Report
 from rlhf_core.settings.model import ModelSettings
 from rlhf_core.settings.ppo import PpoSettings
 from rlhf_core.sharing import put_on_trunk
-from rlhf_core.tables import read_prompts
+from rlhf_core.stages.reward_model import encoded_rankings
+from rlhf_core.tables import read_preferences, read_prompts
+from rlhf_core.training.dpo import Preferences, train_dpo
+from rlhf_core.training.likelihoods import with_reference
 from rlhf_core.training.optimization import make_accelerator
 from rlhf_core.training.ppo import train_ppo
 from rlhf_core.training.preflight import check_before_ppo
@@ -91,27 +94,38 @@ def make_ppo(
         seed=seed,
     )
     preflight = check_before_ppo(models, first, settings, special)
+    roll = partial(roll, missing_eos_score=preflight.missing_eos_score)
     with recorded(out_dir, report) as recording:
-        last = train_ppo(
-            models,
-            prompts,
-            settings,
-            recording,
-            special=special,
-            max_response_tokens=model.max_response_tokens,
-            missing_eos_score=preflight.missing_eos_score,
-            seed=seed,
-            accelerator=accelerator,
-            saving=saving_into(checkpoints, recording),
-        )
+        saving = saving_into(checkpoints, recording)
+        if settings.algorithm == "dpo":
+            last = train_dpo(
+                models,
+                _preferences(settings, data, encoder, special, models),
+                settings,
+                recording,
+                prompts=prompts,
+                roll=roll,
+                seed=seed,
+                accelerator=accelerator,
+                saving=saving,
+            )
+        else:
+            last = train_ppo(
+                models,
+                prompts,
+                settings,
+                recording,
+                special=special,
+                max_response_tokens=model.max_response_tokens,
+                missing_eos_score=preflight.missing_eos_score,
+                seed=seed,
+                accelerator=accelerator,
+                saving=saving,
+            )
     if weights_digest(models.reference) != reference_digest:
         raise TrainingStopped("The reference model changed during PPO: its KL means nothing.")
     shown_prompts = -(-SHOWN_SAMPLES // settings.responses_per_prompt)
-    shown = roll(
-        prompts=prompts[:shown_prompts],
-        missing_eos_score=preflight.missing_eos_score,
-        seed=seed + 1,
-    )
+    shown = roll(prompts=prompts[:shown_prompts], seed=seed + 1)
     if accelerator.is_main_process:
         _write(out_dir / "preflight.json", json.dumps(asdict(preflight), indent=2))
         asked = [text for text in texts for _ in range(settings.responses_per_prompt)]
@@ -122,7 +136,24 @@ def make_ppo(
             tokenizer.save_pretrained(out_dir / "value_model")
     starts = {f"start_{name}": value for name, value in asdict(preflight).items()}
     kept = {name: value for name, value in last.items() if name not in NOT_RECORDED}
-    return {**kept, "updates": settings.updates, **starts}
+    updates = {} if settings.algorithm == "dpo" else {"updates": settings.updates}
+    return {**kept, **updates, **starts}
+
+
+def _preferences(
+    settings: PpoSettings,
+    data: Path,
+    encoder: Encoder,
+    special: SpecialTokens,
+    models: PpoModels,
+) -> Preferences:
+    """The rankings of the data artifact that DPO learns from and is measured on."""
+    tables = read_preferences(data, "train"), read_preferences(data, "validation")
+    train, validation = (encoded_rankings(encoder, table)[0] for table in tables)
+    return Preferences(
+        with_reference(train, models.reference, settings, special),
+        with_reference(validation, models.reference, settings, special),
+    )
 
 
 def check_same_tokenizer(sft: Path, reward_model: Path) -> None:

@@ -72,7 +72,7 @@ def group_estimates(
     of_responses = rewards.sum(dim=1)
     if settings.algorithm == "rloo":
         compared_by = leave_one_out
-    elif settings.divide_by_group_deviation:
+    elif settings.algorithm == "grpo" and settings.divide_by_group_deviation:
         compared_by = group_standardized
     else:
         compared_by = group_centred

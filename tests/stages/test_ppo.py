@@ -10,6 +10,7 @@ from rlhf_core.history import read_history
 from rlhf_core.models import zero_head
 from rlhf_core.pretrained import load_policy, load_scalar_model, save_model
 from rlhf_core.report import ignore
+from rlhf_core.settings.algorithms import DpoSettings
 from rlhf_core.settings.base import LoraSettings
 from rlhf_core.settings.ppo import PpoSettings
 from rlhf_core.stages.ppo import load_models, make_ppo
@@ -116,6 +117,21 @@ def test_an_algorithm_without_a_value_model_publishes_none(chain, tmp_path, algo
     assert [sample["prompt"] for sample in samples[:8:4]] == ["w0 w0", "w1 w5"]
     assert len({sample["prompt"] for sample in samples[:4]}) == 1
     assert summary["start_kl_to_reference"] == 0.0
+
+
+def test_dpo_learns_from_the_preferences_and_publishes_what_ppo_does(chain, tmp_path):
+    summary = make(
+        chain, tmp_path / "ppo", algorithm="dpo", dpo=DpoSettings(batch_size=16, measurements=2)
+    )
+    history = read_history(tmp_path / "ppo")
+    assert [row["step"] for row in history if "score" in row] == [4, 8]  # 120 rankings
+    assert summary["validation_implicit_accuracy"] > 0.9
+    assert summary["score"] == history[-1]["score"]
+    assert summary["start_kl_to_reference"] == 0.0
+    assert load_policy(tmp_path / "ppo") is not None
+    assert not (tmp_path / "ppo" / "value_model").exists()
+    assert (tmp_path / "ppo" / "preflight.json").exists()
+    assert len((tmp_path / "ppo" / "samples.jsonl").read_text().splitlines()) == 20
 
 
 @pytest.mark.parametrize("lora", [None, LoraSettings(rank=2)])

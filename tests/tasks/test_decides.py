@@ -140,7 +140,28 @@ def tables_in_code(stage: Stage) -> set[str]:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_tables_that_decide_a_stage_are_those_that_its_code_reads(stage, tiny_recipe: Path):
-    assert set(tables_read(load_recipe(tiny_recipe), stage)) == tables_in_code(stage)
+    of_dpo = {f"preferences-{split}" for split in ("train", "validation") if stage == "ppo"}
+    recipe = load_recipe(tiny_recipe)
+    assert set(tables_read(recipe, stage)) == tables_in_code(stage) - of_dpo
+    assert set(tables_read(of_algorithm(recipe, "dpo"), stage)) == tables_in_code(stage)
+
+
+def of_algorithm(recipe: Recipe, algorithm: str) -> Recipe:
+    ppo = recipe.ppo.model_copy(update={"algorithm": algorithm})
+    return recipe.model_copy(update={"ppo": ppo})
+
+
+def test_other_preferences_decide_dpo_and_no_other_algorithm(tiny_recipe: Path):
+    def digests(algorithm: str) -> list[str]:
+        recipe = of_algorithm(load_recipe(tiny_recipe), algorithm)
+        tables = dict.fromkeys(tables_read(recipe, "ppo"), "same")
+        changed = {name: "new" if "preferences" in name else of for name, of in tables.items()}
+        return [stage_fingerprint(recipe, "ppo", of).digest for of in (tables, changed)]
+
+    before, after = digests("dpo")
+    assert before != after
+    before, after = digests("grpo")
+    assert before == after
 
 
 def test_a_reward_model_that_collects_its_rankings_reads_prompts_instead(tiny_recipe: Path):

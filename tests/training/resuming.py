@@ -8,6 +8,7 @@ import random
 import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,9 +28,12 @@ from rlhf_core.settings.reward_model import RewardModelSettings
 from rlhf_core.settings.sft import SftSettings
 from rlhf_core.stopping import StopRequest
 from rlhf_core.training.demonstrations import Demonstrations
+from rlhf_core.training.dpo import Preferences, train_dpo
+from rlhf_core.training.likelihoods import with_reference
 from rlhf_core.training.ppo import train_ppo
 from rlhf_core.training.ranked import Rankings, mismatches
 from rlhf_core.training.reward_model import train_reward_model
+from rlhf_core.training.rollouts import PpoModels, collect_rollout
 from rlhf_core.training.sft import train_sft
 from rlhf_core.training.sft_course import EpochSampler
 from rlhf_core.training.state import Saving, saving_into
@@ -140,9 +144,12 @@ def run_ppo(report: Report, saving: Saving | None, **changes) -> Outcome:
     if settings.lora is not None and settings.value_network == "separate":
         value_model = with_lora(models.value_model.model, settings.lora, task=TaskType.TOKEN_CLS)
         models = replace(models, value_model=ScalarModel(value_model))
+    prompts = [[3 + i % 9, 4 + i % 8] for i in range(24)]
+    if settings.algorithm == "dpo":
+        return run_dpo(models, prompts, settings, report, saving)
     metrics = train_ppo(
         models,
-        [[3 + i % 9, 4 + i % 8] for i in range(24)],
+        prompts,
         settings,
         report,
         special=SPECIAL,
@@ -154,6 +161,39 @@ def run_ppo(report: Report, saving: Saving | None, **changes) -> Outcome:
     )
     networks = [models.policy, models.value_model]
     return metrics, [network for network in networks if network is not None]
+
+
+def run_dpo(
+    models: PpoModels,
+    prompts: list[list[int]],
+    settings: PpoSettings,
+    report: Report,
+    saving: Saving | None,
+) -> Outcome:
+    """A pass over 21 rankings of two, in steps of `dpo.batch_size`."""
+    accelerator = Accelerator()
+    likelihoods = with_reference(RANKINGS, models.reference, settings, SPECIAL)
+    metrics = train_dpo(
+        models,
+        Preferences(likelihoods, likelihoods),
+        settings,
+        report,
+        prompts=prompts,
+        roll=partial(
+            collect_rollout,
+            models,
+            settings=settings,
+            special=SPECIAL,
+            max_response_tokens=8,
+            kl_coef=settings.kl_coef,
+            missing_eos_score=-1.0,
+            accelerator=accelerator,
+        ),
+        seed=1,
+        accelerator=accelerator,
+        saving=saving,
+    )
+    return metrics, [models.policy]
 
 
 LOOPS: Mapping[str, tuple[Callable[..., Outcome], int]] = {

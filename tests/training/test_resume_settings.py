@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from rlhf_core.settings.algorithms import DpoSettings
 from rlhf_core.settings.base import LoraSettings, Settings
 from rlhf_core.settings.ppo import PpoSettings
 from rlhf_core.settings.reward_model import RewardModelSettings
@@ -67,6 +68,13 @@ CASES: dict[str, dict[str, dict[str, object]]] = {
             "algorithm": "grpo",
             "responses_per_prompt": 4,
             "value_warmup_updates": 0,
+        },
+        "preferences in place of rollouts": {
+            "algorithm": "dpo",
+            "value_warmup_updates": 0,
+            "kl_target": None,
+            "micro_batch_size": 3,
+            "dpo": DpoSettings(batch_size=8, epochs=2, measurements=3, label_smoothing=0.1),
         },
     },
 }
