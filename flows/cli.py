@@ -71,3 +71,7 @@ def _asked_to_end(signum: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
     click.echo("rlhf: terminated", err=True)
     sys.exit(TERMINATED)
+
+
+if __name__ == "__main__":
+    main()
