@@ -133,6 +133,8 @@ def _deployment(
     recipe: Recipe, store: Path, schedule: Schedule, name: str | None = None, **placed: Any
 ) -> "RunnerDeployment":
     from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
+    from prefect.deployments.runner import RunnerDeployment
+    from prefect.schedules import Cron, Interval
     from prefect.types.entrypoint import EntrypointType
 
     from flows.rlhf import rlhf_pipeline
@@ -141,10 +143,13 @@ def _deployment(
         "skip": ConcurrencyLimitStrategy.CANCEL_NEW,
         "queue": ConcurrencyLimitStrategy.ENQUEUE,
     }
-    deployment: RunnerDeployment = rlhf_pipeline.to_deployment(
+    when = Cron(schedule.cron, timezone="UTC") if schedule.cron is not None else None
+    if schedule.interval is not None:
+        when = Interval(schedule.interval, timezone="UTC")
+    return RunnerDeployment.from_flow(
+        rlhf_pipeline,
         name or recipe.name,
-        cron=schedule.cron,
-        interval=schedule.interval,
+        schedule=when,
         paused=False,
         parameters={"recipe": recipe.model_dump(mode="json"), "store": str(store)},
         concurrency_limit=ConcurrencyLimitConfig(
@@ -153,7 +158,6 @@ def _deployment(
         entrypoint_type=EntrypointType.MODULE_PATH,
         **placed,
     )
-    return deployment
 
 
 def _watch_for_crashes(client: "SyncPrefectClient") -> None:
