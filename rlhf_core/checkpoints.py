@@ -13,7 +13,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,12 @@ class Checkpoints:
 
     _saved_at: float = field(default_factory=time.monotonic)
     _kept: list[Path] = field(default_factory=list)
+
+    def of_part(self, name: str) -> "Checkpoints":
+        """The same for one of several trainings of the stage, in a folder of its own below."""
+        folder = self.folder / name
+        folder.mkdir(parents=True, exist_ok=True)
+        return replace(self, folder=folder, _saved_at=time.monotonic(), _kept=[])
 
     def is_due(self, step: int) -> bool:
         """Whether the state after `step` is to be saved."""

@@ -19,7 +19,8 @@ def join_rankings(rows: Sequence[Row]) -> JoinedRows:
     """Pairs of one group and prompt become one ranking, in the place of the first of them.
 
     A group is a ranking when each comparison follows from its ranks and each difference of ranks is
-    one of its comparisons; two responses that were never compared must then be tied.
+    one of its comparisons; two responses that were never compared must then be tied. Pairs that
+    differ in margin or confidence stay pairs.
     """
     joined: list[Row] = []
     faults: list[Fault] = []
@@ -27,7 +28,7 @@ def join_rankings(rows: Sequence[Row]) -> JoinedRows:
     for place, row in enumerate(rows):
         groups.setdefault((row.group or f"ungrouped {place}", row.prompt), []).append(row)
     for pairs in groups.values():
-        if len(pairs) == 1:
+        if len(pairs) == 1 or len({(pair.margin, pair.confidence) for pair in pairs}) > 1:
             joined.extend(pairs)
             continue
         ranking = _ranking(pairs)

@@ -5,6 +5,7 @@ puts `model.response_prefix` between them.
 """
 
 import difflib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -59,6 +60,10 @@ class Row:
     key: str
     file: str
     line: int
+    margin: float | None = None
+    """By how much better responses should lead in score, where the row says so."""
+    confidence: str = ""
+    """How sure the labeler was, where the row says so, in words or as a whole number."""
 
     @property
     def best(self) -> str | None:
@@ -83,6 +88,9 @@ class RowReader:
         try:
             prompt, responses, ranks = self._parts(fields)
             source, group = _label(fields, "source", raw.file), _label(fields, "group", "")
+            margin, confidence = None, ""
+            if self.form in PREFERENCE_FORMS:
+                margin, confidence = _margin(fields), _label(fields, "confidence", "")
             by_prompt = self.split_by == "prompt" or self.form == "whole_text"
             key = prompt if by_prompt else _label(fields, self.split_by, None)
         except UnusableError as unusable:
@@ -96,6 +104,8 @@ class RowReader:
             key=" ".join(key.split()).casefold(),
             file=raw.file,
             line=raw.line,
+            margin=margin,
+            confidence=confidence,
         )
 
     def _parts(self, fields: Mapping[str, object]) -> "_Parts":
@@ -221,6 +231,19 @@ def _list(fields: Mapping[str, object], name: str) -> list[object]:
     if not isinstance(value, list):
         raise UnusableError("SCH-004", name, f"{type_in_words(value)}, expected a list")
     return value
+
+
+def _margin(fields: Mapping[str, object]) -> float | None:
+    """A number of at least 0, or None where the row has none."""
+    value = fields.get("margin")
+    if value is None:
+        return None
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        seen = f"{type_in_words(value)}, expected a number"
+        raise UnusableError("SCH-004", "margin", seen)
+    if not 0 <= value < math.inf:
+        raise UnusableError("SCH-004", "margin", f"{value}, expected a number of at least 0")
+    return float(value)
 
 
 def _label(fields: Mapping[str, object], name: str, default: str | None) -> str:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from rlhf_core.statistics import Interval, bootstrap_mean
-from rlhf_core.training.reward_model import Comparisons
+from rlhf_core.training.compared import Comparisons
 
 MOST_PARTS = 50
 """Sources or groups listed apart, the most frequent first."""

@@ -29,12 +29,17 @@ _SCHEMAS: Mapping[str, pa.Schema] = {
             ("ranks", pa.list_(pa.int64())),
             ("source", pa.string()),
             ("group", pa.string()),
+            ("margin", pa.float64()),
+            ("confidence", pa.string()),
             *_WHERE,
         ]
     ),
     "prompts": pa.schema([("prompt", pa.string()), ("reference", pa.string()), *_WHERE]),
     "text": pa.schema([("text", pa.string()), *_WHERE]),
 }
+
+_MAY_LACK = ("margin", "confidence")
+"""Columns that hold null where a row does not have them."""
 
 Table = Literal["demonstrations", "preferences", "prompts", "text"]
 
@@ -45,9 +50,10 @@ def read_demonstrations(folder: Path, split: DemonstrationSplit) -> pd.DataFrame
 
 
 def read_preferences(folder: Path, split: PreferenceSplit) -> pd.DataFrame:
-    """One row per ranking: prompt, responses, ranks, source, group, file, line.
+    """One row per ranking: prompt, responses, ranks, source, group, margin, confidence, file, line.
 
-    Rank 1 is best and equal ranks are ties; a pair is a ranking of two with ranks [1, 2].
+    Rank 1 is best and equal ranks are ties; a pair is a ranking of two with ranks [1, 2]. The
+    margin is None, and the confidence empty, where the row names none.
     """
     return _read(folder, "preferences", split)
 
@@ -67,7 +73,10 @@ def write_table(
 ) -> None:
     """`folder` holds the table's Parquet file for `split`, also when there are no rows."""
     schema = _SCHEMAS[table]
-    kept = [{name: row[name] for name in schema.names} for row in rows]
+    kept = [
+        {name: row[name] for name in schema.names if name in row or name not in _MAY_LACK}
+        for row in rows
+    ]
     pq.write_table(pa.Table.from_pylist(kept, schema=schema), _file(folder, table, split))
 
 

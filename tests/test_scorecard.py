@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from rlhf_core.scorecard import calibration, scorecard
-from rlhf_core.training.reward_model import Comparisons
+from rlhf_core.training.compared import Comparisons
 
 
 def comparisons(prompt_index, better, worse, better_tokens, worse_tokens) -> Comparisons:
@@ -15,6 +15,9 @@ def comparisons(prompt_index, better, worse, better_tokens, worse_tokens) -> Com
         torch.tensor(worse),
         torch.tensor(better_tokens),
         torch.tensor(worse_tokens),
+        torch.zeros(len(better)).long(),
+        torch.ones(len(better)).long(),
+        torch.zeros(len(better)),
     )
 
 

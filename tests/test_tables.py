@@ -9,6 +9,8 @@ PREFERENCE = {
     "ranks": [2, 1, 2],
     "source": "s",
     "group": "g",
+    "margin": 0.5,
+    "confidence": "sure",
     "file": "a.jsonl",
     "line": 3,
 }
@@ -19,6 +21,13 @@ def test_what_is_written_is_read_back_with_plain_lists(tmp_path):
     rows = read_preferences(tmp_path, "train").to_dict("records")
     assert rows == [PREFERENCE, PREFERENCE | {"line": 4}]
     assert type(rows[0]["responses"]) is list
+
+
+def test_a_preference_without_margin_and_confidence_has_none(tmp_path):
+    bare = {name: PREFERENCE[name] for name in PREFERENCE if name not in ("margin", "confidence")}
+    write_table(tmp_path, "preferences", "train", [bare])
+    (row,) = read_preferences(tmp_path, "train").to_dict("records")
+    assert row == bare | {"margin": None, "confidence": None}
 
 
 def test_a_prompt_without_a_reference_has_none(tmp_path):

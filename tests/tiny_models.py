@@ -13,6 +13,8 @@ from transformers import (
 
 from rlhf_core.batches import SpecialTokens, word_tokenizer
 from rlhf_core.models import ScalarModel, frozen_copy
+from rlhf_core.reward_models import RewardModel
+from rlhf_core.scorers import Scorer
 from rlhf_core.settings.ppo import PpoSettings
 from rlhf_core.sharing import put_on_trunk
 from rlhf_core.training.rollouts import PpoModels
@@ -54,6 +56,11 @@ def tiny_scalar_model(*, seed: int = 1, **changes) -> ScalarModel:
     return ScalarModel(model)
 
 
+def tiny_scorer(*, seed: int = 1, **changes) -> Scorer:
+    reward_model = RewardModel([tiny_scalar_model(seed=seed, **changes)])
+    return Scorer(reward_model.eval().requires_grad_(False))
+
+
 def words(count: int = VOCABULARY) -> PreTrainedTokenizerFast:
     """A tokenizer of `count` tokens: padding, end, unknown and the words w3, w4, ..."""
     tokenizer = word_tokenizer([f"w{index}" for index in range(3, count) for _ in range(count)])
@@ -67,7 +74,7 @@ def tiny_ppo_models(*, reference: LlamaForCausalLM | None = None, **changes) -> 
     return PpoModels(
         policy=policy,
         reference=reference or frozen_copy(policy),
-        reward_model=tiny_scalar_model(**changes).eval().requires_grad_(False),
+        scorer=tiny_scorer(**changes),
         value_model=tiny_scalar_model(**changes),
     )
 

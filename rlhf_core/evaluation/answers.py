@@ -13,8 +13,7 @@ from rlhf_core.evaluation.measures import best_index
 from rlhf_core.generation import response_distribution, sample_in_batches
 from rlhf_core.maths.logprobs import taken_logprobs
 from rlhf_core.maths.rewards import kl_estimates
-from rlhf_core.models import ScalarModel
-from rlhf_core.scoring import score_in_batches
+from rlhf_core.scorers import PromptText, Scorer
 
 Answered = Callable[[int], None]
 """Called with the number of responses that were added."""
@@ -33,6 +32,13 @@ class Prompts:
 
     def __len__(self) -> int:
         return len(self.texts)
+
+    def known(self) -> dict[tuple[int, ...], PromptText]:
+        """The texts behind the ids."""
+        return {
+            tuple(ids): PromptText(text, reference)
+            for text, ids, reference in zip(self.texts, self.ids, self.references, strict=True)
+        }
 
     def first(self, count: int) -> "Prompts":
         """The first prompts, at most `count`."""
@@ -80,9 +86,9 @@ class JudgedAnswers:
 
 @dataclass(frozen=True)
 class Judge:
-    """The reward model that PPO was trained on, and the gold grader that it never saw."""
+    """What PPO was paid by, and the gold grader that it never saw."""
 
-    reward_model: ScalarModel
+    scorer: Scorer
     missing_eos_score: float
     """Stands for the score of a response that did not end, as in PPO."""
     gold: GoldScores | None
@@ -91,13 +97,12 @@ class Judge:
 
     def __call__(self, prompts: Prompts, answers: Answers) -> JudgedAnswers:
         """Score and grade every answer."""
-        read = score_in_batches(
-            self.reward_model,
-            [prompts.ids[row] for row in answers.rows],
-            answers.ids,
+        ids = [prompts.ids[row] for row in answers.rows]
+        read = self.scorer.judge(
+            join(ids, answers.ids, self.special.pad).to(self.scorer.device),
             special=self.special,
             batch_size=self.batch_size,
-        )
+        ).scores
         scores = [
             score if ended else self.missing_eos_score
             for score, ended in zip(read.tolist(), answers.ended, strict=True)

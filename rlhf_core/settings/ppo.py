@@ -12,6 +12,7 @@ from rlhf_core.settings.algorithms import (
     without_effect,
 )
 from rlhf_core.settings.base import LoraSettings, Settings
+from rlhf_core.settings.rewards import EnsembleScore, RewardSettings, ScoringSettings
 
 
 class PpoSettings(Settings):
@@ -132,6 +133,18 @@ class PpoSettings(Settings):
     """Divide scores by the standard deviation of all that came before, without a mean shift
     (PPO-max, arXiv:2307.04964)."""
 
+    rewards: tuple[RewardSettings, ...] = Field(
+        default=(RewardSettings(),), min_length=1, strict=False
+    )
+    """What a response is paid for, added up: the reward model, functions, or both."""
+
+    ensemble_score: EnsembleScore = "mean"
+    """How the scores of an ensemble's members become one: the mean, or with caution the least, or
+    the mean less `ensemble_k` deviations (arXiv:2310.02743)."""
+
+    ensemble_k: float = Field(default=1.0, ge=0)
+    """Deviations over the members that `mean_minus_k_std` takes off."""
+
     reward_clip: float | None = Field(default=None, gt=0)
     """Bound on the size of a score, after `scale_scores`."""
 
@@ -167,6 +180,36 @@ class PpoSettings(Settings):
 
     dpo: DpoSettings = DpoSettings()
     """What only `dpo` reads."""
+
+    @property
+    def starts_value_from_reward_model(self) -> bool:
+        """Whether there is a value model whose weights are at first the reward model's."""
+        apart = self.algorithm == "ppo" and self.value_network == "separate"
+        return apart and self.value_init == "reward_model"
+
+    @property
+    def scoring(self) -> ScoringSettings:
+        """The part that decides what a response is paid."""
+        return ScoringSettings(
+            rewards=self.rewards,
+            ensemble_score=self.ensemble_score,
+            ensemble_k=self.ensemble_k,
+        )
+
+    @model_validator(mode="after")
+    def _rewards_are_distinct(self) -> Self:
+        sources = [reward.source for reward in self.rewards]
+        if len(set(sources)) < len(sources):
+            raise ValueError(
+                f"ppo.rewards names a source twice ({', '.join(sources)}): add up its "
+                "weights and name it once."
+            )
+        if self.scoring.reward_model_weight is None and self.starts_value_from_reward_model:
+            raise ValueError(
+                "ppo.rewards are functions alone, so there is no reward model for the value model "
+                "to start from: set ppo.value_init=sft."
+            )
+        return self
 
     @model_validator(mode="after")
     def _batches_are_even(self) -> Self:

@@ -7,9 +7,55 @@ from pydantic import Field, model_validator
 from rlhf_core.settings.base import LoraSettings, Settings
 from rlhf_core.settings.collection import CollectionSettings
 
+Readout = Literal["eos", "last_content_token", "per_token", "mean_pooled"]
+
+
+class EnsembleSettings(Settings):
+    """Several opinions instead of one: where they part, the score is not to be believed."""
+
+    members: int = Field(default=3, ge=2, le=32)
+    """How many score each response."""
+
+    kind: Literal["heads", "seeds"] = "heads"
+    """`heads` on one body: hardly any more time or memory, and opinions that part little; `seeds`:
+    whole models that are trained one after another, each with head, order of the rows and share
+    of them drawn from a seed of its own (arXiv:2310.02743)."""
+
+    data_share: float = Field(default=1.0, gt=0, le=1)
+    """Share of the rankings that each member learns from, drawn for each; less makes members of
+    one body differ more."""
+
 
 class RewardModelSettings(Settings):
     """A scalar head on the SFT model, taught by comparisons (arXiv:2203.02155, eq. 1)."""
+
+    readout: Readout = "eos"
+    """Where the score is read. `eos`: at the end token, as InstructGPT and every reproduction of it
+    do; the one state that has seen the whole response and that it ended. `last_content_token`: at
+    the token before; it differs by response, and an unfinished response can no longer be told from
+    a finished one, which fails in PPO, where responses are cut. `per_token`: at the end token too,
+    but taught at every token from the first in which a pair differs to the longer one's end, the
+    shorter one's padding included (DeepSpeed-Chat); a score for every prefix, at the price of
+    blaming prefixes that could not know. `mean_pooled`: the mean over the response's tokens, most
+    of which have not seen the rest; length enters the mean, and a value model that starts from it
+    starts from numbers that mean nothing alone."""
+
+    loss: Literal["pairs", "best_of_k"] = "pairs"
+    """`pairs`: the mean over a prompt's pairs, each by its scores' difference; `best_of_k`: the
+    best response is one choice among all of the prompt's (arXiv:1909.08593, eq. 1)."""
+
+    ties: Literal["drop", "half", "davidson"] = "drop"
+    """Pairs of equal rank: left out, as InstructGPT does; taken for a label of one half; or given
+    a probability of their own (Davidson 1970). Mean over the pairs that are left or count."""
+
+    tie_weight: float = Field(default=1.0, gt=0)
+    """Of `davidson`: how much a tie weighs beside the two wins where both scores are equal."""
+
+    margins: bool = True
+    """Where the data has a column `margin`, better responses must lead by it (arXiv:2307.09288)."""
+
+    label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
+    """Probability with which a label is taken to be the wrong way round."""
 
     epochs: int = Field(default=1, ge=1)
     """Passes over the preferences; more than one over-fits (arXiv:2203.02155, C.2)."""
@@ -52,8 +98,28 @@ class RewardModelSettings(Settings):
     one layer below the last and is dropped after training. Each token gets a gradient of its own,
     from which a small model learns what fits the prompt in hundreds of steps."""
 
-    normalize_on: Literal["demonstrations", "nothing"] = "demonstrations"
-    """After training, shift the head's bias so that these responses score 0 in the mean."""
+    ensemble: EnsembleSettings | None = None
+    """Train several members; `ppo.ensemble_score` says how their scores become one."""
+
+    seeds: int = Field(default=1, ge=1, le=32)
+    """Train this many, which differ in head and order of the rows, and keep the one that is most
+    often right in validation (arXiv:2009.01325 took 3 to 10)."""
+
+    held_out: Literal["no", "other_seed", "other_rows"] = "no"
+    """Publish one more reward model that PPO is not paid by, to watch the gap between what it is
+    paid and what another would say: the best of the `seeds` that were not kept, or one of a
+    further seed; or one taught by the rankings that the others then do not see."""
+
+    held_out_share: float = Field(default=0.3, gt=0, lt=1)
+    """Share of the training rankings that `other_rows` keeps for it."""
+
+    normalize_on: Literal["demonstrations", "samples", "nothing"] = "demonstrations"
+    """After training, shift the head's bias so that these responses score 0 in the mean: the
+    demonstrations, as InstructGPT did, or responses of the SFT policy."""
+
+    normalize: Literal["mean", "mean_and_deviation"] = "mean"
+    """Shift alone, or also scale the head so that the deviation is 1 (arXiv:1909.08593), which
+    changes what `ppo.kl_coef` means."""
 
     normalization_rows: int = Field(default=512, ge=1)
     """How many of them are scored for that."""
@@ -62,8 +128,34 @@ class RewardModelSettings(Settings):
     """Let the SFT policy answer training prompts and a labeler rank the answers, instead of taking
     the rankings from `data.preferences`."""
 
+    scorecard_samples: int = Field(default=64, ge=0)
+    """Responses of the SFT policy whose scores are in the scorecard."""
+
     lora: LoraSettings | None = None
     """Train an adapter and the head instead of all weights."""
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        if self.readout == "per_token" and (self.loss, self.ties) != ("pairs", "drop"):
+            raise ValueError(
+                "reward_model.readout=per_token is taught by pairs without ties alone: keep "
+                "loss=pairs and ties=drop, or take another read-out."
+            )
+        if self.loss == "best_of_k" and (self.ties != "drop" or self.label_smoothing > 0):
+            raise ValueError(
+                "reward_model.loss=best_of_k knows neither ties nor label_smoothing: leave them at "
+                "their defaults, or use loss=pairs."
+            )
+        if self.ties == "davidson" and self.label_smoothing > 0:
+            raise ValueError(
+                "reward_model.ties=davidson has no label_smoothing: set one of the two aside."
+            )
+        if self.seeds > 1 and self.ensemble is not None and self.ensemble.kind == "seeds":
+            raise ValueError(
+                f"reward_model.seeds={self.seeds} keeps one of several, and an ensemble of seeds "
+                "keeps all of them: say how many in ensemble.members alone."
+            )
+        return self
 
     @model_validator(mode="after")
     def _no_dropout(self) -> Self:
@@ -73,3 +165,8 @@ class RewardModelSettings(Settings):
                 "by the same function."
             )
         return self
+
+    @property
+    def data_share(self) -> float:
+        """Share of the rankings that each member learns from."""
+        return 1.0 if self.ensemble is None else self.ensemble.data_share

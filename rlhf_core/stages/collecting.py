@@ -81,6 +81,8 @@ def _split(
             "ranks": [list(group.ranks or ()) for group in ranked],
             "source": labeler,
             "group": "",
+            "margin": None,
+            "confidence": "",
             "file": COLLECTED,
             "line": range(1, len(ranked) + 1),
         }

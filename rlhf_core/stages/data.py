@@ -112,6 +112,8 @@ def _preference(row: Row) -> dict[str, object]:
         "ranks": list(row.ranks),
         "source": row.source,
         "group": row.group,
+        "margin": row.margin,
+        "confidence": row.confidence,
         "file": row.file,
         "line": row.line,
     }

@@ -28,11 +28,13 @@ from rlhf_core.evaluation.served_judge import Judgement, Pair, judged_pairs
 from rlhf_core.evaluation.text_loss import AlignmentTax, alignment_tax, text_losses
 from rlhf_core.evaluation.training_records import read_training_records
 from rlhf_core.models import end_token_ids
-from rlhf_core.pretrained import load_policy, load_scalar_model, load_tokenizer
+from rlhf_core.pretrained import load_policy, load_tokenizer
 from rlhf_core.report import Report
+from rlhf_core.scorers import SCORING, Reader, load_scorer
 from rlhf_core.settings.evaluation import EvaluationSettings
 from rlhf_core.settings.model import ModelSettings
-from rlhf_core.stages.ppo import check_same_tokenizer, fitting_prompts
+from rlhf_core.settings.rewards import ScoringSettings
+from rlhf_core.stages.ppo import fitting_prompts
 from rlhf_core.tables import read_prompts, read_text
 from rlhf_core.training.optimization import make_accelerator
 
@@ -58,7 +60,6 @@ def make_evaluation(
     seed: int,
 ) -> dict[str, float]:
     """Write report.html, its pictures, metrics.json and samples.jsonl into `out_dir`."""
-    check_same_tokenizer(sft, reward_model)
     encoder = Encoder(load_tokenizer(sft), model)
     prompts = held_out_prompts(encoder, read_prompts(data, "evaluation"), settings.prompts)
     results = evaluate(
@@ -106,7 +107,9 @@ def evaluate(
     special = SpecialTokens(
         end_token_ids(reference.generation_config, encoder.tokenizer), encoder.pad_token_id
     )
-    scorer = load_scalar_model(reward_model).eval().to(device)
+    scoring = ScoringSettings.model_validate_json(_of_ppo(ppo, SCORING))
+    reader = Reader(encoder, special, prompts.known())
+    scorer = load_scorer(scoring, reward_model, reader, policy=sft).to(device)
     judge = Judge(scorer, _missing_eos_score(ppo), gold, special, settings.batch_size)
     few, count = prompts.first(settings.best_of_n_prompts), settings.best_of_n
     answered = _progress(report, len(SAMPLED_SETS) * len(prompts) + count * len(few))
@@ -212,13 +215,18 @@ def held_out_prompts(encoder: Encoder, table: pd.DataFrame, limit: int) -> Promp
 
 def _missing_eos_score(ppo: Path) -> float:
     """What stood for the score of an unfinished response in PPO, and stands for it here."""
-    path = ppo / "preflight.json"
+    return float(json.loads(_of_ppo(ppo, "preflight.json"))["missing_eos_score"])
+
+
+def _of_ppo(ppo: Path, name: str) -> str:
+    """The text of a file of PPO's artifact; ArtifactError where it holds none."""
+    path = ppo / name
     if not path.exists():
         raise ArtifactError(
             f"{ppo} holds no {path.name}: it is not the artifact of stage 'ppo', or it is "
             "incomplete. Run stage 'ppo' again, or pass the folder that it reported."
         )
-    return float(json.loads(path.read_text(encoding="utf-8"))["missing_eos_score"])
+    return path.read_text(encoding="utf-8")
 
 
 def _progress(report: Report, total: int) -> Answered:

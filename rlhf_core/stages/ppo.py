@@ -5,13 +5,14 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
+import pandas as pd
 import torch
 from peft import TaskType
+from transformers import GenerationConfig
 
-from rlhf_core.artifacts import sha256_of
 from rlhf_core.batches import Encoder, SpecialTokens
 from rlhf_core.checkpoints import Checkpoints
-from rlhf_core.errors import ArtifactError, DataError, TrainingStopped
+from rlhf_core.errors import DataError, RecipeError, TrainingStopped
 from rlhf_core.history import NOT_RECORDED, recorded
 from rlhf_core.models import (
     ScalarModel,
@@ -31,6 +32,7 @@ from rlhf_core.pretrained import (
     save_policy,
 )
 from rlhf_core.report import Report
+from rlhf_core.scorers import SCORING, PromptText, Reader, Scorer, load_scorer
 from rlhf_core.settings.model import ModelSettings
 from rlhf_core.settings.ppo import PpoSettings
 from rlhf_core.sharing import put_on_trunk
@@ -64,15 +66,17 @@ def make_ppo(
 
     An algorithm without a value model writes none.
     """
-    check_same_tokenizer(sft, reward_model)
     tokenizer = load_tokenizer(sft)
     encoder = Encoder(tokenizer, model)
     accelerator = make_accelerator()
-    models = load_models(settings, sft, reward_model, seed=seed)
+    table = read_prompts(data, "train")
+    texts, prompts = fitting_prompts(encoder, list(table.prompt))
     special = SpecialTokens(
-        end_token_ids(models.reference.generation_config, tokenizer), encoder.pad_token_id
+        end_token_ids(GenerationConfig.from_pretrained(sft), tokenizer), encoder.pad_token_id
     )
-    texts, prompts = fitting_prompts(encoder, list(read_prompts(data, "train").prompt))
+    reader = Reader(encoder, special, known_prompts(texts, prompts, table))
+    scorer = load_scorer(settings.scoring, reward_model, reader, policy=sft)
+    models = load_models(settings, sft, reward_model, scorer, seed=seed)
     for part in models.by_name().values():
         part.to(accelerator.device)
     reference_digest = weights_digest(models.reference)
@@ -128,6 +132,7 @@ def make_ppo(
     shown = roll(prompts=prompts[:shown_prompts], seed=seed + 1)
     if accelerator.is_main_process:
         _write(out_dir / "preflight.json", json.dumps(asdict(preflight), indent=2))
+        _write(out_dir / SCORING, settings.scoring.model_dump_json(indent=2))
         asked = [text for text in texts for _ in range(settings.responses_per_prompt)]
         _write(out_dir / "samples.jsonl", "\n".join(_samples(asked, shown, encoder)))
         save_policy(merged(models.policy), tokenizer, out_dir)
@@ -156,24 +161,13 @@ def _preferences(
     )
 
 
-def check_same_tokenizer(sft: Path, reward_model: Path) -> None:
-    """Raise ArtifactError unless both folders hold the same tokenizer, byte for byte."""
-    ours, theirs = (sha256_of(folder / "tokenizer.json") for folder in (sft, reward_model))
-    if ours != theirs:
-        raise ArtifactError(
-            f"The reward model's tokenizer ({theirs[:12]}) is not the SFT policy's ({ours[:12]}): "
-            "it would score other ids than the policy wrote. Train the reward model from this SFT "
-            "artifact."
-        )
-
-
-def load_models(settings: PpoSettings, sft: Path, reward_model: Path, *, seed: int) -> PpoModels:
+def load_models(
+    settings: PpoSettings, sft: Path, reward_model: Path, scorer: Scorer, *, seed: int
+) -> PpoModels:
     """The models: policy and reference from the SFT policy, the others as settings say."""
     policy = load_policy(sft)
     reference = frozen_copy(policy)
-    scores = load_scalar_model(reward_model).eval()
-    scores.requires_grad_(False)
-    value_model = _value_model(settings, sft, reward_model, seed=seed)
+    value_model = _value_model(settings, sft, reward_model, scorer, seed=seed)
     if settings.lora is not None:
         torch.manual_seed(seed)  # adapters draw from torch's global generator
         policy = with_lora(policy, settings.lora, task=TaskType.CAUSAL_LM)
@@ -183,16 +177,32 @@ def load_models(settings: PpoSettings, sft: Path, reward_model: Path, *, seed: i
         value_model = ScalarModel(
             with_lora(value_model.model, settings.lora, task=TaskType.TOKEN_CLS)
         )
-    return PpoModels(policy, reference, scores, value_model)
+    return PpoModels(policy, reference, scorer, value_model)
+
+
+def known_prompts(
+    texts: list[str], prompts: list[list[int]], table: pd.DataFrame
+) -> dict[tuple[int, ...], PromptText]:
+    """The texts behind the prompts' ids, with the responses that the data has for them."""
+    references = dict(zip(table.prompt, table.reference, strict=True))
+    return {
+        tuple(ids): PromptText(text, references[text])
+        for text, ids in zip(texts, prompts, strict=True)
+    }
 
 
 def _value_model(
-    settings: PpoSettings, sft: Path, reward_model: Path, *, seed: int
+    settings: PpoSettings, sft: Path, reward_model: Path, scorer: Scorer, *, seed: int
 ) -> ScalarModel | None:
     """The value model as it starts, with a body of its own; None where there is none."""
     if settings.algorithm != "ppo":
         return None
-    if settings.value_init == "reward_model" and settings.value_network == "separate":
+    if settings.starts_value_from_reward_model:
+        if scorer.own_reading is not None:
+            raise RecipeError(
+                "ppo.value_init=reward_model: the reward model reads another tokenizer or template "
+                "than the policy, so it cannot value the policy's tokens. Set ppo.value_init=sft."
+            )
         return load_scalar_model(reward_model)
     value_model = new_scalar_model(sft, seed=seed)
     zero_head(value_model)

@@ -4,32 +4,27 @@ import json
 from pathlib import Path
 
 import pandas as pd
-import torch
-from peft import TaskType
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from rlhf_core.batches import Encoder, SpecialTokens
 from rlhf_core.checkpoints import Checkpoints
 from rlhf_core.errors import DataError
 from rlhf_core.history import recorded
-from rlhf_core.models import end_token_ids, merged, with_lora
-from rlhf_core.pretrained import (
-    load_tokenizer,
-    new_scalar_model,
-    save_model,
-)
+from rlhf_core.models import end_token_ids
+from rlhf_core.pretrained import load_tokenizer
 from rlhf_core.report import Report
+from rlhf_core.reward_models import HELD_OUT, save_reward_model
 from rlhf_core.scorecard import scorecard
-from rlhf_core.scoring import score_in_batches
 from rlhf_core.settings.model import ModelSettings
 from rlhf_core.settings.reward_model import RewardModelSettings
 from rlhf_core.stages.collecting import Preferences, collected_preferences
 from rlhf_core.stages.sft import encoded_demonstrations
 from rlhf_core.tables import read_demonstrations, read_preferences
+from rlhf_core.training.candidates import Candidates, Chosen
+from rlhf_core.training.compared import compare
+from rlhf_core.training.normalization import SftSamples, Texts, member_scores_of, normalize
 from rlhf_core.training.optimization import make_accelerator
 from rlhf_core.training.ranked import Rankings, mismatches
-from rlhf_core.training.reward_model import compare, shift_scores, train_reward_model
-from rlhf_core.training.state import saving_into
 
 
 def make_reward_model(
@@ -50,11 +45,8 @@ def make_reward_model(
         end_token_ids(GenerationConfig.from_pretrained(sft), tokenizer), encoder.pad_token_id
     )
     accelerator = make_accelerator()
-    reward_model = new_scalar_model(sft, seed=seed)
-    if settings.lora is not None:
-        torch.manual_seed(seed)  # adapters draw from torch's global generator
-        reward_model.model = with_lora(reward_model.model, settings.lora, task=TaskType.TOKEN_CLS)
-    demonstrations = encoded_demonstrations(encoder, read_demonstrations(data, "train"))
+    table = read_demonstrations(data, "train")
+    demonstrations = encoded_demonstrations(encoder, table)
     preferences = given_preferences(data)
     if settings.collect is not None:
         preferences = collected_preferences(
@@ -68,56 +60,68 @@ def make_reward_model(
         )
     train, _ = encoded_rankings(encoder, preferences.train)
     validation, rows = encoded_rankings(encoder, preferences.validation)
+    samples = SftSamples(sft, encoder, special, 4 * settings.batch_size, seed)
     with recorded(out_dir, report) as recording:
-        steps = train_reward_model(
-            reward_model,
-            train,
+        chosen = Candidates(
             settings,
-            recording,
-            special=special,
-            mismatched=mismatches(
+            sft,
+            mismatches(
                 demonstrations.prompts,
                 demonstrations.responses,
                 rows=settings.mismatch_rows,
                 group_size=settings.mismatch_group_size,
                 seed=seed,
             ),
-            seed=seed,
-            accelerator=accelerator,
-            saving=saving_into(checkpoints, recording),
-        )
-        reward_model.model = merged(reward_model.model)
-        reward_model.eval()
-        chosen = slice(settings.normalization_rows)
-        scores = score_in_batches(
-            reward_model,
-            demonstrations.prompts[chosen],
-            demonstrations.responses[chosen],
-            special=special,
-            batch_size=4 * settings.batch_size,
-        )
-        if settings.normalize_on == "demonstrations":
-            shift_scores(reward_model, float(scores.mean()))
-            scores = scores - scores.mean()
-        comparisons = compare(
-            reward_model,
             validation,
-            special=special,
-            batch_size=4 * settings.batch_size,
+            special,
+            accelerator,
+            recording,
+            checkpoints,
+            seed,
+        ).train(train)
+        first = slice(settings.normalization_rows)
+        texts = Texts(demonstrations.prompts[first], demonstrations.responses[first])
+        origin = samples(texts.prompts) if settings.normalize_on == "samples" else texts
+        for reward_model in (chosen.reward_model, chosen.held_out):
+            if reward_model is not None:
+                normalize(reward_model, origin, settings, special)
+        comparisons = compare(
+            chosen.reward_model, validation, special=special, batch_size=4 * settings.batch_size
         )
-        card = scorecard(comparisons, rows, demonstration_scores=scores, seed=seed)
+        card = scorecard(
+            comparisons,
+            rows,
+            demonstration_scores=member_scores_of(
+                chosen.reward_model, texts, settings, special
+            ).mean(dim=0),
+            seed=seed,
+        )
         summary = {"validation_" + name: value for name, value in card.summary.items()}
-        recording(steps, summary)
-    save_model(reward_model.model, out_dir)
-    tokenizer.save_pretrained(out_dir)
+        recording(chosen.steps, summary)
+    write_reward_model(chosen, model, tokenizer, out_dir)
     (out_dir / "scorecard.json").write_text(json.dumps(card.document, indent=2) + "\n")
-    counts = {"steps": steps, "rankings": len(train.prompts)}
+    counts = {"steps": chosen.steps, "rankings": len(train.prompts)}
     return {**card.summary, **preferences.metrics, **counts}
 
 
 def given_preferences(data: Path) -> Preferences:
     """The rankings of the data artifact."""
     return Preferences(read_preferences(data, "train"), read_preferences(data, "validation"), {})
+
+
+def write_reward_model(
+    chosen: Chosen, model: ModelSettings, tokenizer: PreTrainedTokenizerBase, out_dir: Path
+) -> None:
+    """`out_dir` holds the reward model, its tokenizer and template, and the held-out one below."""
+    template = {
+        "prompt_template": model.prompt_template,
+        "response_prefix": model.response_prefix,
+    }
+    save_reward_model(chosen.reward_model, out_dir, **template)
+    tokenizer.save_pretrained(out_dir)
+    if chosen.held_out is not None:
+        save_reward_model(chosen.held_out, out_dir / HELD_OUT, **template)
+        tokenizer.save_pretrained(out_dir / HELD_OUT)
 
 
 def encoded_rankings(encoder: Encoder, table: pd.DataFrame) -> tuple[Rankings, pd.DataFrame]:
@@ -142,5 +146,6 @@ def encoded_rankings(encoder: Encoder, table: pd.DataFrame) -> tuple[Rankings, p
         [prompts[row] for row in fitting],
         [responses[row] for row in fitting],
         [list(ranks) for ranks in kept.ranks],
+        [0.0 if margin is None else margin for margin in kept.margin],
     )
     return rankings, kept

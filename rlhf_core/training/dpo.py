@@ -63,7 +63,7 @@ def train_dpo(
         accelerator,
         {"policy": Trained(policy.bare, policy.optimizer)},
         numbers={"metrics": metrics},
-        frozen={"reference": models.reference, "reward_model": models.reward_model},
+        frozen={"reference": models.reference, "scorer": models.scorer},
     )
     batches = [
         rows

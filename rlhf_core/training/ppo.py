@@ -57,7 +57,7 @@ def train_ppo(
         accelerator,
         {name: Trained(net.bare, net.optimizer) for name, net in networks.by_name().items()},
         numbers={"controller": controller, "scores_seen": scores_seen, "metrics": metrics},
-        frozen={"reference": models.reference, "reward_model": models.reward_model},
+        frozen={"reference": models.reference, "scorer": models.scorer},
     )
     with state.continued():
         for update, batch in islice(enumerate(batches), state.done, settings.updates):

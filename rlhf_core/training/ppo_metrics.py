@@ -32,6 +32,7 @@ def rollout_metrics(
         "kl_to_reference_k3": kl.k3.sum(dim=1),
         "ended_share": rollout.ended.float(),
         "response_tokens": lengths.float(),
+        **rollout.judged,
     }.items():
         means.add(name, float(per_response.mean()), rows)
     means.add("distinct_share", distinct_share(rollout), rows)

@@ -16,7 +16,6 @@ from rlhf_core.errors import TrainingStopped
 from rlhf_core.maths.logprobs import taken_logprobs
 from rlhf_core.maths.rewards import kl_estimates
 from rlhf_core.models import ScalarModel, dropout_rates
-from rlhf_core.scoring import scores_at_end
 from rlhf_core.settings.ppo import PpoSettings
 from rlhf_core.training.ppo_metrics import surprisal_z
 from rlhf_core.training.rollouts import (
@@ -166,7 +165,11 @@ def padding_error(
         if models.value_model is not None:
             per_token.append(values_before(models.value_model, batch))
         kept = [tokens[:, :width].masked_fill(~bare.response_mask, 0.0) for tokens in per_token]
-        return [*kept, scores_at_end(models.reward_model, batch, end_token_ids=special.end)]
+        scores = [
+            reward_model.member_scores(batch, end_token_ids=special.end)
+            for reward_model in models.scorer.sharing_ids
+        ]
+        return [*kept, *scores]
 
     pairs = zip(numbers(bare), numbers(padded), strict=True)
     return max(float((first - second).abs().max()) for first, second in pairs)

@@ -21,6 +21,10 @@ class Ranked:
     prompt_index: Tensor
     ranks: Tensor
     comparison: Tensor
+    margins: Tensor
+    """[comparisons]: by how much the better ones of each have to lead."""
+    seen: Tensor | None = None
+    """[members, comparisons]: which member of an ensemble learns from which; None: all from all."""
 
     def padded(self, pad_token_id: int) -> SharedPrompts:
         """The ids as tensors, every prompt once."""
@@ -41,6 +45,10 @@ class Rankings:
     prompts: Sequence[Sequence[int]]
     responses: Sequence[Sequence[Sequence[int]]]
     ranks: Sequence[Sequence[int]]
+    margins: Sequence[float] | None = None
+    """By how much the better responses of each row have to lead; None: by nothing."""
+    seen: Tensor | None = None
+    """[members, rows]: which member of an ensemble learns from which; None: all from all."""
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -60,6 +68,18 @@ class Rankings:
             owner,
             torch.tensor([rank for row in rows for rank in self.ranks[row]]),
             owner,
+            torch.tensor([0.0 if self.margins is None else self.margins[row] for row in rows]),
+            None if self.seen is None else self.seen[:, list(rows)],
+        )
+
+    def rows(self, chosen: Sequence[int]) -> "Rankings":
+        """The given rows alone."""
+        return Rankings(
+            [self.prompts[row] for row in chosen],
+            [self.responses[row] for row in chosen],
+            [self.ranks[row] for row in chosen],
+            None if self.margins is None else [self.margins[row] for row in chosen],
+            None if self.seen is None else self.seen[:, list(chosen)],
         )
 
 
@@ -96,6 +116,7 @@ class Mismatches:
             torch.tensor([other for _, other in pairs]),
             torch.tensor([1 if own == other else 2 for own, other in pairs]),
             torch.tensor([own for own, _ in pairs]),
+            torch.zeros(size),
         )
 
 
@@ -115,3 +136,11 @@ def mismatches(
     return Mismatches(
         [prompts[row] for row in order], [responses[row] for row in order], group_size
     )
+
+
+def drawn_rows(rows: int, *, members: int, share: float, seed: int) -> Tensor:
+    """[members, rows]: True at the rows that each member learns from, at least one for each."""
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.rand(members, rows, generator=generator).argsort(dim=1)
+    seen = torch.zeros(members, rows, dtype=torch.bool)
+    return seen.scatter(1, order[:, : max(1, round(share * rows))], value=True)

@@ -14,10 +14,10 @@ from torch.nn.functional import rms_norm
 from rlhf_core.batches import SharedPrompts, SpecialTokens, shuffled_batches
 from rlhf_core.maths.losses import better_worse_pairs, kwise_loss
 from rlhf_core.maths.schedules import cosine_with_warmup
-from rlhf_core.models import ScalarModel
 from rlhf_core.report import Report
-from rlhf_core.scoring import last_of, score_in_batches, with_one_end
+from rlhf_core.reward_models import RewardModel, head_numbers, with_one_end
 from rlhf_core.settings.reward_model import RewardModelSettings
+from rlhf_core.training.compared import Compared
 from rlhf_core.training.optimization import (
     Part,
     adamw,
@@ -31,42 +31,39 @@ from rlhf_core.training.state import Saving, TrainingState
 from rlhf_core.training.trained import Trained
 
 
-class Comparisons(NamedTuple):
-    """Every validation comparison: its prompt, and both scores; each [pairs]."""
+class TokenNumbers(NamedTuple):
+    """What a reward model in training says of a batch of responses."""
 
-    prompt_index: Tensor
-    better: Tensor
-    worse: Tensor
-    better_tokens: Tensor
-    worse_tokens: Tensor
-
-    @property
-    def correct(self) -> Tensor:
-        """1 where the better response scores higher, 0.5 where both score the same."""
-        return (self.better > self.worse).float() + 0.5 * (self.better == self.worse).float()
+    per_token: Tensor
+    """[members, batch, response]: each member's number at each token, padding included."""
+    token_sums: Tensor
+    """[batch]: the sum over the response of numbers that are read one layer earlier."""
 
 
-class TwoReadOuts(nn.Module):
-    """A reward model in training: its own score, and a sum over tokens read one layer earlier."""
+class ReadOuts(nn.Module):
+    """A reward model in training: its members' numbers, and a sum read one layer earlier."""
 
-    def __init__(self, reward_model: ScalarModel) -> None:
+    def __init__(self, reward_model: RewardModel) -> None:
         super().__init__()
         self.reward_model = reward_model
-        self.token_head = nn.Linear(reward_model.head.in_features, 1, bias=False)
+        self.token_head = nn.Linear(reward_model.first.head.in_features, 1, bias=False)
         nn.init.zeros_(self.token_head.weight)
 
-    def forward(self, batch: SharedPrompts, end_token_ids: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """The score at each response's end, and the sum of its tokens' numbers; each [batch]."""
+    def forward(self, batch: SharedPrompts, end_token_ids: Sequence[int]) -> TokenNumbers:
+        """The numbers of every response token of the batch."""
+        first, heads = self.reward_model.first, self.reward_model.heads
         response_ids = with_one_end(batch.response_ids, batch.response_mask, end_token_ids)
-        states = self.reward_model.states_after_prompts(replace(batch, response_ids=response_ids))
+        states = first.states_after_prompts(replace(batch, response_ids=response_ids))
         below = states[-2].float()
         per_token = self.token_head(rms_norm(below, below.shape[-1:])).squeeze(-1)
         token_sums = per_token.masked_fill(~batch.response_mask, 0.0).sum(dim=1)
-        return last_of(self.reward_model.read(states[-1]), batch.response_mask), token_sums
+        if heads is None:
+            return TokenNumbers(first.read(states[-1]).unsqueeze(0), token_sums)
+        return TokenNumbers(head_numbers(heads, states[-1]), token_sums)
 
 
 def train_reward_model(
-    reward_model: ScalarModel,
+    reward_model: RewardModel,
     train: Rankings,
     settings: RewardModelSettings,
     report: Report,
@@ -83,7 +80,7 @@ def train_reward_model(
     prompt's pairs and then over prompts (arXiv:2203.02155, eq. 1 and 3.4). Where `mismatched` rows
     are given they are learnt first, with a learning-rate schedule of their own.
     """
-    model = TwoReadOuts(reward_model)
+    model = ReadOuts(reward_model)
     optimizer = adamw(model, settings.learning_rate, weight_decay=settings.weight_decay)
     prepared, optimizer = accelerator.prepare(model, optimizer)
     prepared.train()
@@ -167,49 +164,20 @@ class _Teacher:
         device = self.accelerator.device
         ranked = rankings.ranked(rows)
         batch = ranked.padded(self.special.pad).to(device)
-        scores, token_sums = self.model(batch, self.special.end)
+        numbers = self.model(batch, self.special.end)
         ranks, comparison = ranked.ranks.to(device), ranked.comparison.to(device)
-        pairs = better_worse_pairs(ranks, comparison)
-        loss = kwise_loss(scores, ranks, comparison).mean()
-        token_loss = kwise_loss(token_sums, ranks, comparison).mean()
+        compared = Compared(batch, ranks, comparison, ranked.margins.to(device), self.special)
+        losses = [compared.losses(member, self.settings) for member in numbers.per_token]
+        if ranked.seen is None:
+            loss = torch.stack([of_prompt.mean() for of_prompt in losses]).mean()
+        else:  # each member learns from its own share of the prompts
+            weights = ranked.seen.to(device) / self.settings.data_share
+            loss = (torch.stack(losses) * weights).mean()
+        token_loss = kwise_loss(numbers.token_sums, ranks, comparison).mean()
         metrics = {"pair_loss": float(loss.detach())}
+        pairs = better_worse_pairs(ranks, comparison)
         if len(pairs.better):  # a batch of ties, or of one demonstration, compares nothing
+            scores = compared.scores(numbers.per_token.mean(dim=0), self.settings.readout)
             correct = (scores[pairs.better] > scores[pairs.worse]).float()
             metrics["accuracy"] = float(correct.mean())
         return Part(loss + self.settings.token_loss_weight * token_loss, len(rows), metrics)
-
-
-def compare(
-    reward_model: ScalarModel,
-    rankings: Rankings,
-    *,
-    special: SpecialTokens,
-    batch_size: int,
-) -> Comparisons:
-    """Score every response of `rankings` once and set each pair of different rank side by side."""
-    reward_model.eval()
-    flat = rankings.ranked(range(len(rankings.prompts)))
-    scores = score_in_batches(
-        reward_model,
-        [flat.prompts[number] for number in flat.prompt_index],
-        flat.responses,
-        special=special,
-        batch_size=batch_size,
-    )
-    tokens = torch.tensor([len(response) for response in flat.responses])
-    better, worse = list[int](), list[int]()
-    start = 0
-    for ranks in rankings.ranks:  # one by one: all at once would be a matrix of all responses
-        pairs = better_worse_pairs(torch.tensor(ranks), torch.zeros(len(ranks)).long())
-        better += (start + pairs.better).tolist()
-        worse += (start + pairs.worse).tolist()
-        start += len(ranks)
-    return Comparisons(
-        flat.comparison[better], scores[better], scores[worse], tokens[better], tokens[worse]
-    )
-
-
-def shift_scores(reward_model: ScalarModel, amount: float) -> None:
-    """Subtract `amount` from every score by changing the head's bias in place (section 2.4)."""
-    with torch.no_grad():
-        reward_model.head.bias.sub_(amount)

@@ -4,7 +4,7 @@ The order is that of the specification's algorithm, steps 3 to 14; every tensor 
 `[batch, response]` unless it says otherwise.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -22,10 +22,10 @@ from rlhf_core.maths.logprobs import (
     taken_logprobs,
 )
 from rlhf_core.maths.masking import has_ended
-from rlhf_core.maths.rewards import kl_estimates
+from rlhf_core.maths.rewards import kl_estimates, replace_unfinished
 from rlhf_core.maths.running import RunningMoments
 from rlhf_core.models import ScalarModel
-from rlhf_core.scoring import scores_at_end
+from rlhf_core.scorers import HELD_OUT_SCORE, Scorer
 from rlhf_core.settings.ppo import PpoSettings
 from rlhf_core.threads import side_by_side
 from rlhf_core.training.estimates import group_estimates, token_estimates
@@ -45,12 +45,12 @@ class PpoModels:
 
     policy: PreTrainedModel
     reference: PreTrainedModel
-    reward_model: ScalarModel
+    scorer: Scorer
     value_model: ScalarModel | None
 
     def by_name(self) -> dict[str, nn.Module]:
         """Every model that there is."""
-        parts = {name: getattr(self, name) for name in ("policy", "reference", "reward_model")}
+        parts = {name: getattr(self, name) for name in ("policy", "reference", "scorer")}
         return parts if self.value_model is None else {**parts, "value_model": self.value_model}
 
 
@@ -70,7 +70,9 @@ class Rollout:
     """What the returns were compared with: the value model's values, or the mean of a group."""
     value_mask: Tensor
     raw_scores: Tensor
-    """[batch]: the reward model's, before the rule for responses that did not end."""
+    """[batch]: the scorer's, before the rule for responses that did not end."""
+    judged: Mapping[str, Tensor]
+    """What else was found of the responses, by metric; each [batch]."""
     scores: Tensor
     """[batch]: after it."""
     scores_seen: RunningMoments
@@ -124,8 +126,10 @@ def collect_rollout(
     ends = torch.tensor(list(special.end), device=sequences.response_ids.device)
     ended = has_ended(sequences.response_ids, ends, sequences.response_mask)
     seen = _what_the_models_say(models, sequences, settings, special)
+    size = settings.micro_batch_size or settings.mini_batch_size
+    judgement = models.scorer.judge(sequences, special=special, batch_size=size)
     scores, scores_seen = paid_scores(
-        seen.raw_scores,
+        judgement.scores,
         ended,
         settings,
         missing_eos_score=missing_eos_score,
@@ -155,7 +159,13 @@ def collect_rollout(
         ref_logprobs=seen.ref_logprobs,
         entropy=seen.entropy,
         surprisal_variance=seen.surprisal_variance,
-        raw_scores=seen.raw_scores,
+        raw_scores=judgement.scores,
+        judged={
+            name: replace_unfinished(part, ended, missing_eos_score=missing_eos_score)
+            if name == HELD_OUT_SCORE
+            else part
+            for name, part in judgement.parts.items()
+        },
         scores=scores,
         scores_seen=scores_seen,
         kl=kl,
@@ -169,14 +179,13 @@ class _Seen:
     entropy: Tensor
     surprisal_variance: Tensor
     ref_logprobs: Tensor
-    raw_scores: Tensor
     values: Tensor | None = None
 
 
 def _what_the_models_say(
     models: PpoModels, sequences: Sequences, settings: PpoSettings, special: SpecialTokens
 ) -> _Seen:
-    """Teacher-forced passes of all models over the same ids and masks, in small batches."""
+    """Teacher-forced passes of policy, reference and value model over the same ids and masks."""
     width = sequences.response_ids.shape[1]
     spare = 1 if settings.score_at == "after_eos" else 0  # the state after the end has a value too
 
@@ -192,7 +201,6 @@ def _what_the_models_say(
             taken_logprobs(ref_log_probs, rows.response_ids),
         ]
         said = [pad(part, (0, missing)) for part in per_token]
-        said.append(scores_at_end(models.reward_model, rows, end_token_ids=special.end))
         if models.value_model is not None:
             said.append(pad(values_before(models.value_model, rows), (0, missing)))
         return said

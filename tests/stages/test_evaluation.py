@@ -15,11 +15,14 @@ from rlhf_core.batches import Encoder, SpecialTokens, word_tokenizer
 from rlhf_core.errors import ArtifactError, DataError
 from rlhf_core.evaluation.answers import Prompts, Sampler, demonstrations, sequence_kl
 from rlhf_core.models import new_policy
-from rlhf_core.pretrained import new_scalar_model, save_model, save_policy
+from rlhf_core.pretrained import new_scalar_model, save_policy
 from rlhf_core.report import ignore
+from rlhf_core.reward_models import RewardModel, save_reward_model
+from rlhf_core.scorers import SCORING
 from rlhf_core.settings.evaluation import EvaluationSettings
 from rlhf_core.settings.judge import JudgeSettings
 from rlhf_core.settings.model import ModelSettings, ScratchModelSettings
+from rlhf_core.settings.rewards import ScoringSettings
 from rlhf_core.stages.evaluation import held_out_prompts, make_evaluation
 from rlhf_core.tables import write_table
 from tests.evaluation.served import served
@@ -73,7 +76,9 @@ def folders(tmp_path_factory) -> Folders:
     for folder, seed in ((made.sft, 1), (made.ppo, 2)):
         policy = new_policy(MODEL.scratch, tokenizer, max_tokens=32, seed=seed)
         save_policy(policy, tokenizer, folder)
-    save_model(new_scalar_model(made.sft, seed=3).model, made.reward_model)
+    template = {"prompt_template": MODEL.prompt_template, "response_prefix": MODEL.response_prefix}
+    reward_model = RewardModel([new_scalar_model(made.sft, seed=3)])
+    save_reward_model(reward_model, made.reward_model, **template)
     tokenizer.save_pretrained(made.reward_model)
     _write_records(made)
     return made
@@ -107,6 +112,7 @@ def _write_records(folders: Folders) -> None:
         "accuracy_by_source": {NASTY: {"mean": 0.7, "low": 0.6, "high": 0.8, "pairs": 9.0}},
     }
     (folders.reward_model / "scorecard.json").write_text(json.dumps(card))
+    (folders.ppo / SCORING).write_text(ScoringSettings().model_dump_json())
     (folders.ppo / "preflight.json").write_text(json.dumps({"missing_eos_score": -7.0}))
 
 
@@ -278,7 +284,7 @@ def test_progress_is_reported_until_every_response_is_sampled(folders, tmp_path)
 
 
 def test_a_folder_without_ppos_own_measurements_is_refused(folders, tmp_path):
-    with pytest.raises(ArtifactError, match=r"preflight\.json.*stage 'ppo'"):
+    with pytest.raises(ArtifactError, match=r"scoring\.json.*stage 'ppo'"):
         evaluate(folders._replace(ppo=folders.sft), tmp_path / "out")
 
 

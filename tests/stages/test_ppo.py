@@ -5,15 +5,18 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from rlhf_core.errors import ArtifactError, DataError, TrainingStopped
+from rlhf_core.errors import DataError, RecipeError, TrainingStopped
 from rlhf_core.history import read_history
 from rlhf_core.models import zero_head
 from rlhf_core.pretrained import load_policy, load_scalar_model, save_model
 from rlhf_core.report import ignore
+from rlhf_core.reward_models import load_reward_model
+from rlhf_core.scorers import Scorer
 from rlhf_core.settings.algorithms import DpoSettings
 from rlhf_core.settings.base import LoraSettings
 from rlhf_core.settings.ppo import PpoSettings
 from rlhf_core.stages.ppo import load_models, make_ppo
+from tests.tiny_models import tiny_scorer
 
 QUICK = PpoSettings(
     updates=2,
@@ -149,27 +152,32 @@ def test_a_shared_trunk_is_published_as_two_models_that_load(chain, tmp_path, lo
 
 def test_a_value_model_from_the_policy_starts_without_an_opinion(chain):
     models = load_models(
-        QUICK.model_copy(update={"value_init": "sft"}), chain.sft, chain.reward_model, seed=1
+        QUICK.model_copy(update={"value_init": "sft"}),
+        chain.sft,
+        chain.reward_model,
+        tiny_scorer(),
+        seed=1,
     )
     ids = torch.tensor([[3, 4, 5]])
     assert models.value_model(ids, ids > 0).tolist() == [[0.0, 0.0, 0.0]]
 
 
 def test_policy_and_reference_start_alike_and_reward_model_and_reference_are_frozen(chain):
-    models = load_models(QUICK, chain.sft, chain.reward_model, seed=1)
-    for frozen in (models.reference, models.reward_model):
+    scorer = Scorer(load_reward_model(chain.reward_model))
+    models = load_models(QUICK, chain.sft, chain.reward_model, scorer, seed=1)
+    for frozen in (models.reference, models.scorer):
         assert not any(parameter.requires_grad for parameter in frozen.parameters())
     for name, weights in models.policy.state_dict().items():
         assert_close(models.reference.state_dict()[name], weights, atol=0, rtol=0)
-    assert models.value_model is not models.reward_model
+    assert models.value_model is not models.scorer.reward_model.first
 
 
-def test_a_reward_model_of_another_tokenizer_is_refused(chain, tmp_path):
+def test_a_reward_model_of_another_tokenizer_cannot_be_the_value_models_beginning(chain, tmp_path):
     other = tmp_path / "reward_model"
     shutil.copytree(chain.reward_model, other)
     text = (other / "tokenizer.json").read_text().replace('"w3"', '"w99"')
     (other / "tokenizer.json").write_text(text)
-    with pytest.raises(ArtifactError, match=r"tokenizer.*Train the reward model from this SFT"):
+    with pytest.raises(RecipeError, match=r"another tokenizer.*Set ppo.value_init=sft"):
         make(chain, tmp_path / "ppo", reward_model=other)
 
 

@@ -23,6 +23,7 @@ from rlhf_core.errors import Stopped
 from rlhf_core.history import recorded
 from rlhf_core.models import ScalarModel, weights_digest, with_lora
 from rlhf_core.report import Report
+from rlhf_core.reward_models import RewardModel, new_heads
 from rlhf_core.settings.ppo import PpoSettings
 from rlhf_core.settings.reward_model import RewardModelSettings
 from rlhf_core.settings.sft import SftSettings
@@ -31,7 +32,7 @@ from rlhf_core.training.demonstrations import Demonstrations
 from rlhf_core.training.dpo import Preferences, train_dpo
 from rlhf_core.training.likelihoods import with_reference
 from rlhf_core.training.ppo import train_ppo
-from rlhf_core.training.ranked import Rankings, mismatches
+from rlhf_core.training.ranked import Rankings, drawn_rows, mismatches
 from rlhf_core.training.reward_model import train_reward_model
 from rlhf_core.training.rollouts import PpoModels, collect_rollout
 from rlhf_core.training.sft import train_sft
@@ -100,9 +101,15 @@ def run_reward_model(report: Report, saving: Saving | None, **changes) -> Outcom
     model = tiny_scalar_model()
     if settings.lora is not None:
         model.model = with_lora(model.model, settings.lora, task=TaskType.TOKEN_CLS)
+    heads, rankings = None, RANKINGS
+    if settings.ensemble is not None:
+        heads = new_heads(model, settings.ensemble.members, seed=1)
+        seen = drawn_rows(len(RANKINGS), members=settings.ensemble.members, share=0.5, seed=1)
+        rankings = replace(RANKINGS, seen=seen)
+    reward_model = RewardModel([model], settings.readout, heads)
     steps = train_reward_model(
-        model,
-        RANKINGS,
+        reward_model,
+        rankings,
         settings,
         report,
         special=SPECIAL,
@@ -117,7 +124,7 @@ def run_reward_model(report: Report, saving: Saving | None, **changes) -> Outcom
         accelerator=Accelerator(),
         saving=saving,
     )
-    return steps, [model]
+    return steps, [reward_model]
 
 
 def run_ppo(report: Report, saving: Saving | None, **changes) -> Outcome:

@@ -154,7 +154,7 @@ def test_micro_batches_do_not_change_the_gradient():
 
 def test_only_the_policy_moves():
     models = tiny_ppo_models()
-    frozen = [models.reference, models.reward_model, models.value_model]
+    frozen = [models.reference, models.scorer, models.value_model]
     before = [weights_digest(model) for model in frozen]
     policy = weights_digest(models.policy)
     train(models)

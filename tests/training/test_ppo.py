@@ -198,7 +198,7 @@ def test_training_stops_once_the_policy_is_too_far_from_the_reference():
 def test_a_reward_that_is_no_number_stops_training_before_a_step():
     models = tiny_ppo_models()
     with torch.no_grad():
-        models.reward_model.head.bias.fill_(torch.nan)
+        models.scorer.reward_model.first.head.bias.fill_(torch.nan)
     before = weights_digest(models.policy), weights_digest(models.value_model)
     with pytest.raises(TrainingStopped, match="before an optimizer step"):
         train(models)
@@ -207,7 +207,7 @@ def test_a_reward_that_is_no_number_stops_training_before_a_step():
 
 def test_only_policy_and_value_model_are_trained():
     models = tiny_ppo_models()
-    parts = ("policy", "reference", "reward_model", "value_model")
+    parts = ("policy", "reference", "scorer", "value_model")
     before = [weights_digest(getattr(models, part)) for part in parts]
     train(models)
     after = [weights_digest(getattr(models, part)) for part in parts]

@@ -6,6 +6,8 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
+from rlhf_core.reward_models import RewardModel
+from rlhf_core.scorers import Scorer
 from tests.tiny_models import tiny_policy, tiny_ppo_models
 from tests.training.test_ppo import history
 
@@ -30,13 +32,18 @@ LEARNS = {
 }
 
 
+def scorer(numbers: nn.Module) -> Scorer:
+    """Reads the numbers at the end token, as it would those of a reward model."""
+    return Scorer(RewardModel([numbers]))
+
+
 class NoReward(nn.Module):
     def forward(self, input_ids, attention_mask):
         return torch.zeros(input_ids.shape)
 
 
 def test_it_solves_a_trivial_reward_while_the_kl_rises():
-    models = replace(tiny_ppo_models(layers=1), reward_model=ShareOfOneToken())
+    models = replace(tiny_ppo_models(layers=1), scorer=scorer(ShareOfOneToken()))
     reports = history(models, updates=25, kl_coef=0.02, **LEARNS)
 
     assert reports[0]["score"] < 0.3
@@ -47,7 +54,7 @@ def test_it_solves_a_trivial_reward_while_the_kl_rises():
 
 
 def test_a_huge_kl_penalty_keeps_the_policy_at_the_reference():
-    models = replace(tiny_ppo_models(layers=1), reward_model=ShareOfOneToken())
+    models = replace(tiny_ppo_models(layers=1), scorer=scorer(ShareOfOneToken()))
     reports = history(models, updates=15, kl_coef=10.0, **LEARNS | {"learning_rate": 0.001})
     # Whitened noise moves a policy by up to 0.7 nats (section 3.12), whatever the penalty.
     assert max(abs(metrics["kl_to_reference"]) for metrics in reports) < 1.0
@@ -56,7 +63,7 @@ def test_a_huge_kl_penalty_keeps_the_policy_at_the_reference():
 
 
 def test_without_reward_the_policy_stays_where_it_is():
-    models = replace(tiny_ppo_models(layers=1), reward_model=NoReward())
+    models = replace(tiny_ppo_models(layers=1), scorer=scorer(NoReward()))
     reports = history(
         models,
         updates=25,
@@ -75,7 +82,7 @@ def test_without_reward_the_policy_stays_where_it_is():
 
 def test_the_penalty_is_on_the_distance_to_the_reference_not_to_the_policy_before():
     models = replace(
-        tiny_ppo_models(reference=tiny_policy(seed=9), layers=1), reward_model=NoReward()
+        tiny_ppo_models(reference=tiny_policy(seed=9), layers=1), scorer=scorer(NoReward())
     )
     reports = history(models, updates=15, kl_coef=1.0, missing_eos_score=0.0)
     distances = [metrics["kl_to_reference"] for metrics in reports]
@@ -85,7 +92,7 @@ def test_the_penalty_is_on_the_distance_to_the_reference_not_to_the_policy_befor
 
 
 def test_the_value_model_learns_what_to_expect():
-    models = replace(tiny_ppo_models(layers=1), reward_model=ShareOfOneToken())
+    models = replace(tiny_ppo_models(layers=1), scorer=scorer(ShareOfOneToken()))
     alone = {"value_warmup_updates": 14, "learning_rate_schedule": "constant"}
     reports = history(models, updates=15, **LEARNS | alone)
     assert reports[0]["explained_variance"] < 0  # a random value model is worse than none

@@ -70,10 +70,11 @@ def test_a_reference_that_differs_by_little_is_refused():
     refuses(models, "the reference is another model")
 
 
-@pytest.mark.parametrize("name", ["policy", "reference", "reward_model", "value_model"])
+@pytest.mark.parametrize("name", ["policy", "reference", "scorer", "value_model"])
 def test_attention_with_dropout_is_refused(name):
     models = tiny_ppo_models()
     inner = getattr(models, name)
+    inner = inner.reward_model.first if name == "scorer" else inner
     inner = inner.model if isinstance(inner, ScalarModel) else inner
     inner.model.layers[1].self_attn.attention_dropout = 0.1
     refuses(models, f"{name} has 1 modules with dropout on")
@@ -130,14 +131,14 @@ def test_a_value_model_that_reads_the_column_after_is_refused():
 
 def test_a_reward_model_that_says_the_same_of_everything_is_refused():
     models = tiny_ppo_models()
-    zero_head(models.reward_model)
+    zero_head(models.scorer.reward_model.first)
     refuses(models, "it says the same of every response")
 
 
 def test_a_reward_model_that_says_no_number_is_refused():
     models = tiny_ppo_models()
     with torch.no_grad():
-        models.reward_model.head.bias.fill_(torch.nan)
+        models.scorer.reward_model.first.head.bias.fill_(torch.nan)
     refuses(models, "score")
 
 
@@ -164,7 +165,7 @@ def test_a_sampler_with_another_temperature_is_refused(monkeypatch):
 def test_the_score_of_a_missing_end_is_no_better_than_the_worst_twentieth():
     models = tiny_ppo_models()
     with torch.no_grad():
-        models.reward_model.head.bias.sub_(10.0)  # now nearly every score is below -1
+        models.scorer.reward_model.first.head.bias.sub_(10.0)  # now nearly every score is below -1
 
     found, first = preflight(models)
 
@@ -182,7 +183,7 @@ def test_the_score_of_a_missing_end_stays_as_set_where_that_is_worse():
 def test_a_constant_score_of_a_missing_end_is_not_lowered():
     models = tiny_ppo_models()
     with torch.no_grad():
-        models.reward_model.head.bias.sub_(10.0)  # as above, but -1 is meant
+        models.scorer.reward_model.first.head.bias.sub_(10.0)  # as above, but -1 is meant
     settings = SETTINGS.model_copy(update={"missing_eos": "replace"})
     assert preflight(models, settings=settings)[0].missing_eos_score == -1.0
 

@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from torch.testing import assert_close
 
 from rlhf_core.report import ignore
+from rlhf_core.reward_models import RewardModel
 from rlhf_core.settings.ppo import PpoSettings
 from rlhf_core.settings.reward_model import RewardModelSettings
 from rlhf_core.settings.sft import SftSettings
@@ -51,7 +52,7 @@ def reward_model_weights(accelerator: Accelerator) -> list[torch.Tensor]:
     """11 rows in batches of 8: the last batch is shared unevenly, 2 and 1."""
     model = tiny_scalar_model()
     train_reward_model(
-        model,
+        RewardModel([model]),
         Rankings(
             [[3 + i % 9] for i in range(11)],
             [[[4 + i % 8, 1], [5, 4 + i % 7, 1]] for i in range(11)],

@@ -11,7 +11,7 @@ import pytest
 from rlhf_core.settings.algorithms import DpoSettings
 from rlhf_core.settings.base import LoraSettings, Settings
 from rlhf_core.settings.ppo import PpoSettings
-from rlhf_core.settings.reward_model import RewardModelSettings
+from rlhf_core.settings.reward_model import EnsembleSettings, RewardModelSettings
 from rlhf_core.settings.sft import SftSettings
 from tests.training.resuming import resumes_exactly
 
@@ -36,6 +36,8 @@ CASES: dict[str, dict[str, dict[str, object]]] = {
         "an adapter": {"lora": LORA},
         "no mismatched rows": {"mismatch_rows": 0},
         "a rate of its own for them": {"mismatch_learning_rate": 0.01, "mismatch_group_size": 4},
+        "heads that each see half of the rows": {"ensemble": EnsembleSettings(data_share=0.5)},
+        "a read-out over tokens": {"readout": "per_token"},
     },
     "ppo": {
         "as it is, with an adaptive KL coefficient": {"kl_target": 0.5, "kl_horizon": 100},
@@ -104,7 +106,17 @@ CARRY_NOTHING: dict[str, set[str]] = {
         "max_grad_norm",
         "token_loss_weight",  # the head it brings is part of every case
         "collect",  # before training, and again where it is continued
-        "normalize_on",  # after training
+        "loss",
+        "ties",
+        "tie_weight",
+        "margins",
+        "label_smoothing",
+        "seeds",  # whole trainings, each with checkpoints of its own
+        "held_out",
+        "held_out_share",
+        "normalize",  # after training
+        "normalize_on",
+        "scorecard_samples",
         "normalization_rows",
     },
     "ppo": {
@@ -118,6 +130,9 @@ CARRY_NOTHING: dict[str, set[str]] = {
         "max_grad_norm",
         "temperature",
         "kl_coef",
+        "rewards",
+        "ensemble_score",
+        "ensemble_k",
         "gamma",
         "gae_lambda",
         "clip_range",

@@ -77,7 +77,7 @@ def test_every_model_says_of_a_padded_row_what_it_says_of_the_row_alone(temperat
         ids = torch.tensor([prompt + response])
         with torch.no_grad():
             values = models.value_model(ids, torch.ones_like(ids).bool())[0]
-            scores = models.reward_model(ids, torch.ones_like(ids).bool())[0]
+            scores = models.scorer.reward_model.first(ids, torch.ones_like(ids).bool())[0]
         # The value of the state before each token; the score at the last.
         assert_close(rollout.old_values[row, :length], values[len(prompt) - 1 : -1], **close)
         assert_close(rollout.raw_scores[row], scores[-1], **close)

@@ -133,10 +133,10 @@ def test_each_solves_a_trivial_reward_as_ppo_does(settings):
 @pytest.mark.parametrize("settings", [RLOO, GRPO])
 def test_only_the_policy_is_trained_and_nothing_is_said_of_a_value_model(settings):
     models = tiny_ppo_models()
-    frozen = weights_digest(models.reference), weights_digest(models.reward_model)
+    frozen = weights_digest(models.reference), weights_digest(models.scorer)
     before = weights_digest(models.policy)
     (first,) = history(models, updates=1, **settings)
-    assert (weights_digest(models.reference), weights_digest(models.reward_model)) == frozen
+    assert (weights_digest(models.reference), weights_digest(models.scorer)) == frozen
     assert weights_digest(models.policy) != before
     assert not {"value_loss", "value_grad_norm", "value_clip_fraction"} & first.keys()
 

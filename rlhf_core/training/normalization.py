@@ -1,0 +1,94 @@
+"""The zero and the scale of a reward model's scores, set after its training (section 2.4)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import Tensor
+
+from rlhf_core.batches import Encoder, SpecialTokens
+from rlhf_core.errors import TrainingStopped
+from rlhf_core.generation import sample_in_batches
+from rlhf_core.maths.normalization import centred, standardized
+from rlhf_core.pretrained import load_policy
+from rlhf_core.reward_models import RewardModel, member_scores_in_batches, rescale_member
+from rlhf_core.settings.reward_model import RewardModelSettings
+
+LEAST_DEVIATION = 1e-6
+"""Below it scores are one number but for rounding, and cannot be scaled to deviation 1."""
+
+
+class Texts(NamedTuple):
+    """Token ids of prompts and of one response to each."""
+
+    prompts: Sequence[Sequence[int]]
+    responses: Sequence[Sequence[int]]
+
+
+@dataclass(frozen=True)
+class SftSamples:
+    """Responses of the SFT policy, to judge a reward model by."""
+
+    sft: Path
+    encoder: Encoder
+    special: SpecialTokens
+    batch_size: int
+    seed: int
+
+    def __call__(self, prompts: Sequence[Sequence[int]]) -> Texts:
+        """One response to each prompt at temperature 1; those that did not end are left out."""
+        sequences = sample_in_batches(
+            load_policy(self.sft).eval(),
+            prompts,
+            special=self.special,
+            max_tokens=self.encoder.settings.max_response_tokens,
+            temperature=1.0,
+            batch_size=self.batch_size,
+            seed=self.seed,
+        ).sequences
+        rows = [
+            row[mask].tolist()
+            for row, mask in zip(sequences.response_ids, sequences.response_mask, strict=True)
+        ]
+        ended = [place for place, row in enumerate(rows) if row[-1] in self.special.end]
+        return Texts([prompts[place] for place in ended], [rows[place] for place in ended])
+
+
+def member_scores_of(
+    reward_model: RewardModel, texts: Texts, settings: RewardModelSettings, special: SpecialTokens
+) -> Tensor:
+    """What each member says of the texts: [members, texts]."""
+    return member_scores_in_batches(
+        reward_model,
+        texts.prompts,
+        texts.responses,
+        special=special,
+        batch_size=4 * settings.batch_size,
+    )
+
+
+def normalize(
+    reward_model: RewardModel, texts: Texts, settings: RewardModelSettings, special: SpecialTokens
+) -> None:
+    """Shift each member in place, and scale it where asked, by its scores of the texts."""
+    if settings.normalize_on == "nothing":
+        return
+    if not texts.prompts:
+        raise TrainingStopped(
+            "None of the SFT policy's responses ended, so its scores have no origin there: train "
+            "SFT longer, or set reward_model.normalize_on=demonstrations."
+        )
+    scores = member_scores_of(reward_model, texts, settings, special)
+    for member, of_member in enumerate(scores):
+        if settings.normalize == "mean":
+            affine = centred(of_member)
+        elif float(of_member.std(correction=0)) < LEAST_DEVIATION:
+            raise TrainingStopped(
+                f"The reward model gives all of {len(of_member)} texts the score "
+                f"{float(of_member[0]):.4g}, which cannot be scaled to deviation 1: it has learnt "
+                "nothing. Look at its learning rate and at the preferences."
+            )
+        else:
+            affine = standardized(of_member)
+        rescale_member(reward_model, member, affine)
