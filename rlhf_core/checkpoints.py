@@ -21,6 +21,7 @@ from rlhf_core.errors import ArtifactError, StorageError
 from rlhf_core.folders import (
     MANIFEST,
     Difference,
+    PayloadFile,
     canonical_json,
     changed_bytes,
     check_room,
@@ -30,6 +31,7 @@ from rlhf_core.folders import (
     publish_folder,
     read_listed,
     remove_folder,
+    system_faults_told,
 )
 from rlhf_core.stopping import PROCESS, StopRequest
 
@@ -50,10 +52,19 @@ class Checkpoint:
     folder: Path
     step: int
     environment: Mapping[str, str]
+    files: tuple[PayloadFile, ...]
 
     def read(self, name: str) -> bytes:
-        """The bytes of one of its files."""
-        return (self.folder / name).read_bytes()
+        """The bytes of one of its files: those that were written, whatever happened since."""
+        content = (self.folder / name).read_bytes()
+        expected = next(file.sha256 for file in self.files if file.path == name)
+        found = hashlib.sha256(content).hexdigest()
+        if found != expected:
+            raise ArtifactError(
+                f"{self.folder / name} was changed while it was read: expected SHA-256 {expected}, "
+                f"found {found}. Run the same command again, and leave the folder alone."
+            )
+        return content
 
 
 @dataclass
@@ -122,14 +133,15 @@ class Checkpoints:
     ) -> Checkpoint:
         """Publish what `write` puts into the folder that it is given: the state after `step`.
 
-        Of the others only the one before it stays.
+        Of the others only the one before it stays, and they go only once it was read back whole.
         """
         self.before_save()
         staged = self.folder / f".stage-{step}-{secrets.token_hex(4)}"
         try:
             staged.mkdir()
-            write(staged)
-            checkpoint = self._publish(staged, step, environment)
+            with system_faults_told():
+                write(staged)
+            published = self._publish(staged, step, environment)
         except OSError as error:
             shutil.rmtree(staged, ignore_errors=True)
             raise StorageError(
@@ -137,6 +149,12 @@ class Checkpoints:
                 f"{error.strerror}. The one before it is kept; free space and run the same "
                 "command again to continue from there."
             ) from error
+        checkpoint = self._checked(published)
+        if isinstance(checkpoint, Difference):
+            raise StorageError(
+                f"{published} is not as it was written: {checkpoint}. The one before it is kept; "
+                "look after the disk before you run the same command again."
+            )
         self._saved_at = time.monotonic()
         self._kept = [*self._kept, checkpoint.folder][-KEPT:]
         for path in self.folder.glob("step-*"):
@@ -144,7 +162,7 @@ class Checkpoints:
                 remove_folder(path)
         return checkpoint
 
-    def _publish(self, staged: Path, step: int, environment: Mapping[str, str]) -> Checkpoint:
+    def _publish(self, staged: Path, step: int, environment: Mapping[str, str]) -> Path:
         manifest = canonical_json(
             {
                 "format": FORMAT,
@@ -159,7 +177,7 @@ class Checkpoints:
         if published.exists() or published.is_symlink():  # rejected before: it is not whole
             remove_folder(published)
         publish_folder(staged, published)
-        return Checkpoint(published, step, dict(environment))
+        return published
 
     def _checked(self, path: Path) -> Checkpoint | Difference:
         """The checkpoint, or the first thing that is wrong with it."""
@@ -174,7 +192,7 @@ class Checkpoints:
         self._refuse_other_identity(path, manifest["identity"])
         files = read_listed(manifest["files"])
         wrong = next(differences(path, files), None) or next(changed_bytes(path, files), None)
-        return wrong or Checkpoint(path, manifest["step"], manifest["environment"])
+        return wrong or Checkpoint(path, manifest["step"], manifest["environment"], files)
 
     def _refuse_other_identity(self, path: Path, found: Mapping[str, str]) -> None:
         keys = sorted(self.identity.keys() | found.keys())

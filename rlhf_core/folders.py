@@ -7,8 +7,11 @@ import errno
 import hashlib
 import json
 import os
+import re
+import secrets
 import shutil
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -138,9 +141,18 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def make_folder(folder: Path) -> None:
+    """The folder is there, after a power cut too, and so are those that it lies in."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    sync_folder(folder.parent)
+
+
 def write_durably(path: Path, content: bytes) -> None:
     """The file holds `content` whole or keeps what it held; true after a power cut too."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     staged = path.with_name(f".{path.name}.{os.getpid()}")
     with staged.open("wb") as stream:
         stream.write(content)
@@ -157,7 +169,7 @@ def publish_folder(staged: Path, target: Path) -> bool:
     Gives False where `target` holds a manifest already, and leaves `staged` as it is.
     """
     _make_durable(staged)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     try:
         staged.rename(target)
     except OSError as error:
@@ -194,7 +206,7 @@ def remove_folder(path: Path) -> None:
         return
     leaving = path
     if not path.name.startswith(".remove-"):
-        leaving = path.rename(path.with_name(f".remove-{path.name}-{os.getpid()}"))
+        leaving = path.rename(path.with_name(f".remove-{path.name}-{secrets.token_hex(4)}"))
     shutil.rmtree(leaving)
 
 
@@ -202,7 +214,7 @@ def check_room(folder: Path, needed: int) -> None:
     """`folder` is there, takes files and has `needed` bytes free; StorageError where not."""
     probe = folder / f".stage-probe-{os.getpid()}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         probe.write_bytes(bytes(4096))
         probe.unlink()
     except OSError as error:
@@ -217,3 +229,22 @@ def check_room(folder: Path, needed: int) -> None:
             f"{folder} has {free:,} bytes free, but {needed:,} are needed: free space, or choose "
             "another folder with --store."
         )
+
+
+@contextmanager
+def system_faults_told() -> Iterator[None]:
+    """An OSError is raised where a library of Rust says in words alone what the system refused.
+
+    Those of safetensors and tokenizers raise errors of their own, such as "I/O error: No space
+    left on device (os error 28)".
+    """
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        said = re.search(r"\(os error (\d+)\)", str(error))
+        if said is None:
+            raise
+        number = int(said[1])
+        raise OSError(number, os.strerror(number)) from error

@@ -18,6 +18,7 @@ from prefect.logging import get_run_logger
 from rlhf_core.artifacts import MANIFEST, REMADE, Artifact, verify_artifact
 from rlhf_core.checkpoints import Checkpoints
 from rlhf_core.errors import ArtifactError, MemoryExhausted, StorageError
+from rlhf_core.folders import system_faults_told
 from rlhf_core.recipes import dump_recipe
 from rlhf_core.report import Report
 from tasks.datasets import raw_files_of, tables_of, tables_read
@@ -81,6 +82,8 @@ def run_stage(job: StageJob, pipeline: PipelineRun, make: Make) -> Handle:
         pages = _log_beginning(run, job, inputs)
         with _memory_faults_named(job, run):
             metrics = _compute(job, run, store, make)
+        for handle in job.inputs.values():
+            _open_input(handle)  # what was read is what was checked
         ids = RunIds(
             mlflow_run=run.run_id,
             mlflow_pipeline_run=pipeline.run_id,
@@ -248,7 +251,8 @@ def _memory_faults_named(job: StageJob, run: TrackedRun) -> Iterator[None]:
 @contextmanager
 def _storage_faults_named(store: Store) -> Iterator[None]:
     try:
-        yield
+        with system_faults_told():
+            yield
     except OSError as error:
         if error.errno not in _FULL_DISK:
             raise

@@ -101,6 +101,7 @@ def test_payload_files_are_synced_before_the_rename_and_the_parent_after(
         MANIFEST,
         PROVENANCE,
         "work",
+        tmp_path.name,  # which holds the new folder of all objects
     }
     assert after == ["objects"]
 

@@ -11,7 +11,7 @@ import pytest
 
 from rlhf_core.checkpoints import Checkpoint, Checkpoints
 from rlhf_core.errors import ArtifactError, StorageError
-from rlhf_core.folders import MANIFEST
+from rlhf_core.folders import MANIFEST, publish_folder
 
 IDENTITY = {"settings": "aa", "data": "bb"}
 FILES = {
@@ -274,6 +274,42 @@ def test_every_file_is_on_the_disk_before_the_rename_and_the_folder_after(tmp_pa
     assert before[-1].startswith(".stage-1-")
     assert set(before[:-1]) == {*FILES, MANIFEST}
     assert after == ["checkpoints"]
+
+
+def test_folders_made_on_the_way_are_on_the_disk_too(tmp_path, disk_events):
+    opened(tmp_path / "work" / "sft-ab" / "checkpoints")
+    assert disk_events == [tmp_path.name, "work", "sft-ab"]
+
+
+def test_bytes_that_changed_after_they_were_checked_are_not_handed_out(folder: Path):
+    found = opened(folder).newest()
+    assert found is not None
+    rewrite(found.folder / "policy.safetensors", b"weightsX")
+    with pytest.raises(ArtifactError, match=r"policy\.safetensors was changed while it was read"):
+        found.read("policy.safetensors")
+    assert found.read("history.jsonl") == b"{}\n2"
+
+
+def test_older_ones_stay_where_the_new_one_does_not_read_back_as_it_was_written(
+    folder: Path, monkeypatch
+):
+    checkpoints = opened(folder)
+    checkpoints.newest()
+
+    def publish_badly(staged: Path, target: Path) -> bool:
+        rewrite(staged / "policy.safetensors", b"weightsX")
+        return publish_folder(staged, target)
+
+    monkeypatch.setattr("rlhf_core.checkpoints.publish_folder", publish_badly)
+    with pytest.raises(StorageError, match=r"not as it was written: policy\.safetensors: expected"):
+        save(checkpoints, 3)
+    assert {of_step(folder, step).name[:15] for step in (1, 2)} == {
+        "step-0000000001",
+        "step-0000000002",
+    }
+    found = opened(folder).newest()
+    assert found is not None
+    assert found.step == 2
 
 
 class Killed(BaseException):

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 from rlhf_core.artifacts import verify_artifact
 from rlhf_core.errors import ArtifactError, DataError, MemoryExhausted, StorageError
@@ -178,7 +179,17 @@ def test_a_stage_without_memory_says_where_and_how_it_needs_less(run_pipeline, m
     assert told.value.exit_code == 5
 
 
-def test_an_input_damaged_since_is_refused_before_anything_is_computed(run_pipeline, monkeypatch):
+def test_a_full_disk_is_named_where_a_library_tells_it_in_words_alone(run_pipeline, monkeypatch):
+    words = "Error while serializing: I/O error: No space left on device (os error 28)"
+    fail_stage(monkeypatch, "sft", SafetensorError(words))
+
+    with pytest.raises(StorageError, match="No space left on device"):
+        run_pipeline()
+
+
+def test_an_input_damaged_while_it_was_in_use_makes_no_artifact(
+    run_pipeline, tmp_path, monkeypatch
+):
     def damage(settings, model, *, sft, out_dir, **inputs):
         weights = sft / "model.safetensors"
         weights.chmod(0o644)
@@ -187,5 +198,7 @@ def test_an_input_damaged_since_is_refused_before_anything_is_computed(run_pipel
         return {}
 
     monkeypatch.setattr(sys.modules["rlhf_core.stages.reward_model"], "make_reward_model", damage)
-    with pytest.raises(ArtifactError, match=r"model\.safetensors is damaged.*stage 'sft'"):
+    with pytest.raises(ArtifactError, match=r"model\.safetensors is damaged"):
         run_pipeline()
+    committed = {path.name.partition("-")[0] for path in (tmp_path / "store/commits").iterdir()}
+    assert committed == {"data", "sft"}

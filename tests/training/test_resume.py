@@ -1,6 +1,7 @@
 """Training that was ended after any step and continued is, bit for bit, training that was not."""
 
 import os
+import resource
 import signal
 import threading
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rlhf_core.errors import ArtifactError, Stopped
+from rlhf_core.errors import ArtifactError, Stopped, StorageError
 from rlhf_core.history import recorded
 from rlhf_core.models import weights_digest
 from rlhf_core.report import ignore
@@ -89,6 +90,28 @@ def test_steps_after_the_last_save_are_taken_again_and_recorded_once(
     continued = run(loop, tmp_path, every_steps=2)
     assert_same(continued, unbroken(name))
     assert sorted(set(continued.steps)) == list(range(3, steps + 1))
+
+
+def test_a_disk_that_is_full_in_the_middle_of_a_save_costs_nothing_that_was_saved(
+    tmp_path: Path, unbroken
+):
+    """The system itself refuses the weights: files may not grow past a kilobyte."""
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill(step: int) -> None:
+        if step == 3:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limit[1]))
+
+    try:
+        with pytest.raises(StorageError, match=r"step 3 cannot be saved in .*File too large.*kept"):
+            run(run_sft, tmp_path, on_step=fill)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert {path.name[:15] for path in (tmp_path / "checkpoints").iterdir()} == {
+        "step-0000000001",
+        "step-0000000002",
+    }
+    assert_same(run(run_sft, tmp_path), unbroken("sft"))
 
 
 def test_patience_that_has_run_out_has_run_out_after_a_return_too(tmp_path: Path):
