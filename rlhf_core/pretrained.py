@@ -11,6 +11,7 @@ from typing import NamedTuple, cast
 
 import torch
 from huggingface_hub.errors import HfHubHTTPError
+from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForTokenClassification,
@@ -62,7 +63,7 @@ def _load(
                 str(base), output_loading_info=True, **LOADING, **options
             )
             model, info = cast(tuple[PreTrainedModel, dict[str, list[str]]], pair)
-    except (OSError, ValueError, HfHubHTTPError) as error:
+    except (OSError, ValueError, HfHubHTTPError, SafetensorError) as error:
         raise ModelError(_cannot_load(base, kind, error)) from error
     return _Loaded(model, sorted(info["missing_keys"]))
 

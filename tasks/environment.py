@@ -108,9 +108,7 @@ def shared_environment() -> dict[str, str]:
     """What a worker elsewhere has to be told to run as this process would; no logins."""
     names = [
         *(_QUIET | _SETTINGS),
-        STORE_VARIABLE,
-        CHECKPOINT_VARIABLE,
-        MLFLOW_PAGES_VARIABLE,
+        *(name for name in os.environ if name.startswith("RLHF_")),
         "HF_HOME",
         "MLFLOW_TRACKING_URI",
         "_MLFLOW_SERVER_ARTIFACT_ROOT",

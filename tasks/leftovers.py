@@ -39,6 +39,7 @@ STOP_SECONDS = 3.0
 """How long a run that ends waits while they are sent; less where a signal ends it."""
 
 ENDED = (FINISHED, "FAILED", "KILLED")
+"""How MLflow names the ends of a run."""
 
 PIPELINES = "tracking"
 """Folder of the store with the journals of pipeline runs; a stage's lies in its work folder."""
@@ -67,9 +68,12 @@ def ship_leftovers(store: Path, seconds: float = LEFTOVER_SECONDS) -> int:
     Journals that another process writes or ships are left to it.
     """
     uri = os.environ["MLFLOW_TRACKING_URI"]
+    paths = unshipped(store)
+    if paths:
+        mlflow_sender(uri, tries=0)  # loads MLflow, which may take longer than what it is for
     until = time.monotonic() + seconds
     waiting, tries = 0, 0.0
-    for path in unshipped(store):
+    for path in paths:
         try:
             book = RunJournal(path)
         except FileNotFoundError:
@@ -124,12 +128,12 @@ def shipping_finished(store: Path) -> Iterator[None]:
 def _ship_again_and_again(store: Path, ended: threading.Event) -> None:
     gone: set[Path] = set()
     while not ended.wait(LATE_SECONDS):
-        _ship_closed(store, (FINISHED,), gone)
-    _ship_closed(store, ENDED, gone)
+        ship_ended(store, (FINISHED,), gone)
+    ship_ended(store, ENDED, gone)
 
 
-def _ship_closed(store: Path, statuses: Container[str | None], gone: set[Path]) -> None:
-    """MLflow has the journals of such runs that no process holds, up to the first it cannot take.
+def ship_ended(store: Path, statuses: Container[str | None], gone: set[Path]) -> None:
+    """MLflow has the journals of runs that ended so, up to the first that it cannot take now.
 
     Those of runs that were deleted in MLflow are added to `gone`, and passed over from then on.
     """

@@ -19,7 +19,7 @@ from uuid import UUID
 
 from rlhf_core.errors import ArtifactError, StorageError
 from tasks.heartbeat import RUNNING, Owner, heartbeat_seconds, owners, write_owner
-from tasks.leftovers import ship_leftovers
+from tasks.leftovers import ENDED, ship_ended, ship_leftovers
 from tasks.locks import boot_id, hold
 from tasks.memory import how_to_need_less, killed_for_memory
 from tasks.run_journal import RunJournal, journals_in, last_step
@@ -67,13 +67,15 @@ def end_dead_runs(store: Path) -> list[Owner]:
 
 @contextmanager
 def reaping(store: Path) -> Iterator[None]:
-    """Reaps every heartbeat, in a thread, while the block runs."""
+    """Reaps every heartbeat, in a thread, while the block runs; what MLflow missed is sent then."""
     done = threading.Event()
     seconds = heartbeat_seconds()
+    gone: set[Path] = set()
 
     def again() -> None:
         while True:
             reap(store)
+            ship_ended(store, ENDED, gone)
             if done.wait(seconds):
                 return
 

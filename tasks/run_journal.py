@@ -17,8 +17,9 @@ FINISHED = "FINISHED"
 LOCAL_PREFIX = "local-"
 """A run that MLflow has not heard of yet is named by its journal until MLflow has."""
 
-LOCK_SECONDS = 10.0
-"""How long another process that ships the journal is waited for."""
+LOCK_SECONDS = 30.0
+"""How long another process that ships the journal is waited for: one call to a server that hangs is
+given up earlier."""
 
 
 class RunJournal:

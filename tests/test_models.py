@@ -57,6 +57,14 @@ def test_a_folder_that_lacks_a_weight_is_refused(tmp_path):
         load_policy(tmp_path)
 
 
+def test_weights_that_were_cut_are_refused_with_the_folder_that_holds_them(tmp_path):
+    tiny_policy().save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-64])
+    with pytest.raises(ModelError, match=rf"{tmp_path}' cannot be loaded .*not fully covered"):
+        load_policy(tmp_path)
+
+
 def test_a_base_model_that_is_nowhere_is_refused_with_a_way_out(tmp_path):
     for load in (load_policy, load_tokenizer):
         with pytest.raises(ModelError, match=r"nowhere.*--set model\.base=FOLDER"):
