@@ -1,8 +1,8 @@
 """The page's section on the served judge."""
 
 from rlhf_core.evaluation import marks
+from rlhf_core.evaluation.canvas import COLOURS
 from rlhf_core.evaluation.marks import estimate, table, text, whisker
-from rlhf_core.evaluation.pictures import COLOURS
 from rlhf_core.evaluation.results import Results
 from rlhf_core.evaluation.wording import label, percent
 

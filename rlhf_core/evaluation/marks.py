@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from rlhf_core.evaluation.pictures import COLOURS, Picture
+from rlhf_core.evaluation.canvas import COLOURS
+from rlhf_core.evaluation.pictures import Picture
 from rlhf_core.evaluation.results import SetName
 from rlhf_core.evaluation.wording import bounds, decimal, percent
 from rlhf_core.statistics import Interval

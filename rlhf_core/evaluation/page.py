@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlhf_core.evaluation import marks
+from rlhf_core.evaluation.canvas import COLOURS
 from rlhf_core.evaluation.definitions import definitions
 from rlhf_core.evaluation.findings import findings
 from rlhf_core.evaluation.judge_section import judge_section
 from rlhf_core.evaluation.marks import estimate, table, text, whisker
-from rlhf_core.evaluation.pictures import COLOURS, Picture
+from rlhf_core.evaluation.pictures import Picture
 from rlhf_core.evaluation.price_section import price_section
 from rlhf_core.evaluation.results import Results, SetMeasures, SetName
 from rlhf_core.evaluation.samples_section import samples_section

@@ -3,7 +3,7 @@
 Equal results give equal bytes: the fonts are matplotlib's own and no version or time is written.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,45 +13,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from rlhf_core.evaluation.results import Results, SetName
+from rlhf_core.evaluation.canvas import COLOURS, DOTS_PER_INCH, STYLE, panels
+from rlhf_core.evaluation.gain_pictures import distributions, score_against_kl
+from rlhf_core.evaluation.results import Results
 from rlhf_core.evaluation.training_records import History, TrainingRecords, series
-from rlhf_core.statistics import Interval
 
-COLOURS: Mapping[SetName, str] = {
-    "sft": "#64748b",
-    "sft_greedy": "#94a3b8",
-    "best_of_n": "#b45309",
-    "best_of_n_by_likelihood": "#d6a76a",
-    "demonstrations": "#15803d",
-    "ppo": "#1d4ed8",
-    "ppo_greedy": "#7196ec",
-}
-"""One colour for each set of answers, in every picture and on the page."""
-
-STYLE = {
-    "axes.edgecolor": "#94a3b8",
-    "axes.grid": True,
-    "axes.labelcolor": "#475569",
-    "axes.labelsize": 9,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlecolor": "#0f172a",
-    "axes.titlelocation": "left",
-    "axes.titlesize": 10,
-    "axes.axisbelow": True,
-    "figure.facecolor": "white",
-    "font.family": "DejaVu Sans",
-    "grid.color": "#e2e8f0",
-    "legend.fontsize": 8.5,
-    "legend.frameon": False,
-    "lines.linewidth": 1.6,
-    "xtick.color": "#475569",
-    "xtick.labelsize": 8,
-    "ytick.color": "#475569",
-    "ytick.labelsize": 8,
-}
-WIDTH_INCHES = 8.4
-DOTS_PER_INCH = 150
 SMOOTHED_SHARE = 0.05
 """Width of the moving average drawn over single batches, as a share of all of them."""
 
@@ -108,106 +74,9 @@ def write_pictures(results: Results, records: TrainingRecords, folder: Path) -> 
     return [picture for picture, _ in drawn]
 
 
-def _panels(columns: int, rows: int = 1, *, height: float) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(WIDTH_INCHES, height), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False)
-    return figure, list(axes.flat)
-
-
-def score_against_kl(results: Results, history: History) -> Figure:
-    """Score, and gold where there is one, of SFT, best-of-k and PPO over sequence KL."""
-    graded = results.judge == "gold"
-    figure, axes = _panels(2 if graded else 1, height=3.3)
-    kls, scores = series(history, "kl_to_reference"), series(history, "score")
-    axes[0].plot(
-        kls.values, scores.values, color=COLOURS["ppo"], alpha=0.35, label="PPO in training"
-    )
-    _frontier(axes[0], results, "reward-model score", lambda name: results.measures[name].score)
-    if graded:
-        _frontier(axes[1], results, "gold score", lambda name: results.measures[name].gold)
-    axes[0].legend(loc="lower right")
-    return figure
-
-
-def _frontier(
-    axes: Axes, results: Results, title: str, grade: Callable[[SetName], Interval | None]
-) -> None:
-    points = results.frontier
-    values = [point.score if title == "reward-model score" else point.gold for point in points]
-    axes.plot(
-        [point.kl for point in points],
-        [value for value in values if value is not None],
-        color=COLOURS["best_of_n"],
-        marker="o",
-        markersize=3.5,
-        label=f"SFT, best of 1 to {points[-1].k}",
-    )
-    for name, kl, label in (("sft", 0.0, "SFT"), ("ppo", results.kl.mean, "PPO")):
-        interval = grade("sft" if name == "sft" else "ppo")
-        if interval is not None:
-            spread = [[interval.mean - interval.low], [interval.high - interval.mean]]
-            axes.errorbar(
-                [kl],
-                [interval.mean],
-                yerr=spread,
-                marker="o",
-                markersize=6,
-                capsize=3,
-                linestyle="none",
-                color=COLOURS["sft" if name == "sft" else "ppo"],
-                label=f"{label}, held-out, 95 % interval",
-            )
-    axes.set_title(title)
-    axes.set_xlabel("KL to the SFT policy, nats per response")
-
-
-def distributions(results: Results) -> Figure:
-    """Histograms of the scores, and of the golds, of SFT, PPO and the demonstrations."""
-    graded = results.judge == "gold"
-    figure, axes = _panels(2 if graded else 1, height=3.0)
-    shown: list[tuple[SetName, str]] = [("sft", "SFT"), ("ppo", "PPO")]
-    if "demonstrations" in results.sets:
-        shown.append(("demonstrations", "demonstrations"))
-    scores = {name: list(results.sets[name].scores) for name, _ in shown}
-    flat = [score for values in scores.values() for score in values]
-    width = max(max(flat) - min(flat), 1e-6)
-    edges = np.linspace(min(flat) - 0.01 * width, max(flat) + 0.01 * width, 29)
-    _histograms(axes[0], scores, dict(shown), edges)
-    axes[0].set_title("reward-model score")
-    if graded:
-        golds = {name: list(results.sets[name].golds or ()) for name, _ in shown}
-        _histograms(axes[1], golds, dict(shown), np.linspace(0, 1, 26))
-        axes[1].set_title("gold score")
-    axes[0].set_ylabel("share of the responses")
-    axes[0].legend()
-    return figure
-
-
-def _histograms(
-    axes: Axes,
-    values: Mapping[SetName, list[float]],
-    labels: Mapping[SetName, str],
-    edges: np.ndarray,
-) -> None:
-    for name, numbers in values.items():
-        weights = np.full(len(numbers), 1 / len(numbers))
-        colour = COLOURS[name]
-        filled = name != "demonstrations"
-        axes.hist(
-            numbers,
-            bins=list(edges),
-            weights=weights,
-            histtype="stepfilled" if filled else "step",
-            color=colour,
-            alpha=0.45 if filled else 0.9,
-            label=labels[name],
-        )
-        axes.axvline(float(np.mean(numbers)), color=colour, linewidth=1.2)
-
-
 def ppo_curves(history: History) -> Figure:
     """Score, KL, entropy, length, ended share and distance within an update."""
-    figure, axes = _panels(3, 2, height=4.2)
+    figure, axes = panels(3, 2, height=4.2)
     titles = {
         "score": "reward-model score",
         "kl_to_reference": "KL to SFT, nats per response",
@@ -227,7 +96,7 @@ def ppo_curves(history: History) -> Figure:
 
 def sft_curves(history: History) -> Figure:
     """Loss of the batches, and the validation loss."""
-    figure, axes = _panels(1, height=2.8)
+    figure, axes = panels(1, height=2.8)
     _smoothed(axes[0], history, "loss", COLOURS["sft"], label="training batches")
     _curve(axes[0], history, "validation_loss", COLOURS["ppo"], label="validation")
     axes[0].set_yscale("log")
@@ -240,7 +109,7 @@ def sft_curves(history: History) -> Figure:
 
 def reward_model_curves(records: TrainingRecords) -> Figure:
     """Loss, accuracy with the validation's interval, and calibration."""
-    figure, axes = _panels(3, height=3.0)
+    figure, axes = panels(3, height=3.0)
     card = records.scorecard
     _smoothed(axes[0], records.reward_model, "loss", COLOURS["sft"], label="training batches")
     axes[0].axhline(card["loss"], color=COLOURS["ppo"], label="validation")

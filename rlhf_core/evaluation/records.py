@@ -86,6 +86,7 @@ def document(results: Results) -> dict[str, object]:
         "kl_to_reference_k3": _interval(results.kl_k3),
         "best_of_k": [point._asdict() for point in results.frontier],
         "best_of_n_law": None if results.best_of_n_law is None else results.best_of_n_law._asdict(),
+        "course": _course(results),
         "served_judge": _served_judge(results),
         "alignment_tax": None
         if results.tax is None
@@ -95,6 +96,19 @@ def document(results: Results) -> dict[str, object]:
             "ppo": _interval(results.tax.ppo),
             "difference": _interval(results.tax.difference),
         },
+    }
+
+
+def _course(results: Results) -> Mapping[str, object] | None:
+    course = results.course
+    if course is None:
+        return None
+    turned = course.turned_at
+    return {
+        "start": course.start._asdict(),
+        "points": [point._asdict() for point in course.points],
+        "law": None if course.law is None else course.law._asdict(),
+        "turned_at": None if turned is None else turned.update,
     }
 
 

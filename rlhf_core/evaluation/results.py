@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from rlhf_core.evaluation.answers import Answers, JudgedAnswers, Prompts, SequenceKl
+from rlhf_core.evaluation.course import Course
 from rlhf_core.evaluation.measures import (
     best_of_k_mean,
     best_of_n_kl,
@@ -99,6 +100,8 @@ class Results:
     """The law of over-optimisation through the frontier's grades; None with too few points."""
     judgements: Mapping[SetName, Judgement]
     """What the served judge says of PPO against each rival; empty without one."""
+    course: Course | None
+    """What the policies are worth that PPO kept along its way; None where it kept none."""
     tax: AlignmentTax | None
     """Loss on plain text before and after; None where the recipe has no text."""
     common_prompts: int
@@ -120,6 +123,7 @@ def measured(
     settings: EvaluationSettings,
     *,
     judgements: Mapping[SetName, Judgement],
+    course: Course | None,
     tax: AlignmentTax | None,
     seed: int,
 ) -> Results:
@@ -144,6 +148,7 @@ def measured(
         frontier=points,
         best_of_n_law=law_of(points),
         judgements=judgements,
+        course=course,
         tax=tax,
         common_prompts=common,
         settings=settings,

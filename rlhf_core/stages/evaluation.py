@@ -15,10 +15,12 @@ from rlhf_core.evaluation.answers import (
     JudgedAnswers,
     Prompts,
     Sampler,
+    SequenceKl,
     demonstrations,
     picked,
     sequence_kl,
 )
+from rlhf_core.evaluation.course import course_of, kept_policies
 from rlhf_core.evaluation.gold import load_gold
 from rlhf_core.evaluation.page import report_page
 from rlhf_core.evaluation.pictures import write_pictures
@@ -27,6 +29,7 @@ from rlhf_core.evaluation.results import Results, SetName, measured
 from rlhf_core.evaluation.served_judge import Judgement, Pair, judged_pairs
 from rlhf_core.evaluation.text_loss import AlignmentTax, alignment_tax, text_losses
 from rlhf_core.evaluation.training_records import read_training_records
+from rlhf_core.history import read_history
 from rlhf_core.models import end_token_ids
 from rlhf_core.pretrained import load_policy, load_tokenizer
 from rlhf_core.report import Report
@@ -112,7 +115,9 @@ def evaluate(
     scorer = load_scorer(scoring, reward_model, reader, policy=sft).to(device)
     judge = Judge(scorer, _missing_eos_score(ppo), gold, special, settings.batch_size)
     few, count = prompts.first(settings.best_of_n_prompts), settings.best_of_n
-    answered = _progress(report, len(SAMPLED_SETS) * len(prompts) + count * len(few))
+    on_the_way = len(kept_policies(ppo))
+    along = (on_the_way + 1) * len(few) if on_the_way else 0
+    answered = _progress(report, len(SAMPLED_SETS) * len(prompts) + count * len(few) + along)
     sample = Sampler(encoder, special, settings.batch_size, answered)
     first_seed = seed * 1_000_003
     many = judge(few, sample(reference, few, temperature=1.0, copies=count, seed=first_seed))
@@ -134,6 +139,30 @@ def evaluate(
     references = demonstrations(prompts, encoder)
     if references.rows:
         sets["demonstrations"] = judge(prompts, references)
+
+    def distance(moved: PreTrainedModel, judged: JudgedAnswers) -> SequenceKl:
+        return sequence_kl(
+            moved,
+            reference,
+            few,
+            judged.answers,
+            special=special,
+            batch_size=settings.batch_size,
+        )
+
+    course = course_of(
+        ppo,
+        many,
+        (last_update(ppo), policy),
+        prompts=few,
+        answer=lambda moved, update: judge(
+            few,
+            sample(
+                moved, few, temperature=1.0, copies=1, seed=first_seed + len(SAMPLED_SETS) + update
+            ),
+        ),
+        distance=distance,
+    )
     kl = sequence_kl(
         policy,
         reference,
@@ -149,6 +178,7 @@ def evaluate(
         kl,
         settings,
         judgements=_served_judgements(prompts, sets, settings, seed=seed),
+        course=course,
         tax=_tax(reference, policy, encoder, texts, settings, seed=seed),
         seed=seed,
     )
@@ -199,6 +229,11 @@ def _tax(
     if not before.tokens:
         return None
     return alignment_tax(before, after, bootstrap_samples=settings.bootstrap_samples, seed=seed)
+
+
+def last_update(ppo: Path) -> int:
+    """How many updates PPO has made."""
+    return int(max(entry["step"] or 0 for entry in read_history(ppo)))
 
 
 def held_out_prompts(encoder: Encoder, table: pd.DataFrame, limit: int) -> Prompts:

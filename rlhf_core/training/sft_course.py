@@ -13,7 +13,7 @@ from rlhf_core.errors import TrainingStopped
 from rlhf_core.generation import sample_in_batches
 from rlhf_core.repetition import repetition
 from rlhf_core.settings.sft import SftSettings
-from rlhf_core.training.trained import take_tensors, trained_tensors
+from rlhf_core.training.trained import copied_tensors, take_tensors
 
 NO_TOKEN = -1
 """Fills the ids of samples, which are carried as one tensor an epoch."""
@@ -115,7 +115,7 @@ class SftCourse:
         if loss < best["validation_loss"]:
             best |= {"step": step, "validation_loss": loss, "misses": 0}
             if self.settings.selection != "last":
-                self.tensors["best"] |= _copied(policy)
+                self.tensors["best"] |= copied_tensors(policy)
             return
         best["misses"] += 1
         if math.isfinite(loss) and best["step"] and not best["turned_at"]:
@@ -133,7 +133,7 @@ class SftCourse:
     ) -> dict[str, float]:
         """Keep the epoch's weights where they are wanted, and say what its samples look like."""
         if self.settings.keeps_epochs:
-            self.tensors[f"epoch-{epoch}"] |= _copied(policy)
+            self.tensors[f"epoch-{epoch}"] |= copied_tensors(policy)
         if sampler is None:
             return {}
         rows = sampler.sample(policy, seed=seed)
@@ -184,10 +184,6 @@ class SftCourse:
 
     def _kept(self, epoch: int) -> dict[str, Tensor]:
         return dict(sorted(self.tensors[f"epoch-{epoch}"].items()))
-
-
-def _copied(policy: PreTrainedModel) -> dict[str, Tensor]:
-    return {name: weight.clone() for name, weight in trained_tensors(policy).items()}
 
 
 def _as_tensor(rows: Sequence[Sequence[int]]) -> Tensor:

@@ -30,6 +30,11 @@ def trained_tensors(network: nn.Module) -> dict[str, Tensor]:
     return weights | {name: b for name, b in network.named_buffers() if name in saved}
 
 
+def copied_tensors(network: nn.Module) -> dict[str, Tensor]:
+    """Copies of what training has made of `network` so far, by name."""
+    return {name: tensor.clone() for name, tensor in trained_tensors(network).items()}
+
+
 def take_tensors(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Copy `tensors` into the trained tensors of `network` in place; Misfit where one differs."""
     own = trained_tensors(network)

@@ -250,6 +250,29 @@ def test_the_loss_on_plain_text_is_measured_before_and_after(folders, tmp_path):
     assert "alignment tax" in read_page(tmp_path / "out").text
 
 
+def test_the_policies_that_ppo_kept_are_judged_on_the_way(folders, tmp_path):
+    ppo = tmp_path / "ppo"
+    shutil.copytree(folders.ppo, ppo)
+    tokenizer = word_tokenizer([WORDS, "->", NASTY])
+    for update, seed in ((1, 1), (2, 4)):  # the SFT policy itself, and a third one
+        policy = new_policy(MODEL.scratch, tokenizer, max_tokens=32, seed=seed)
+        save_policy(policy, tokenizer, ppo / "course" / f"update-{update:06d}")
+    seen = []
+    evaluate(
+        folders._replace(ppo=ppo),
+        tmp_path / "out",
+        report=lambda step, metrics: seen.append(metrics["progress"]),
+    )
+
+    course = json.loads((tmp_path / "out" / "metrics.json").read_text())["course"]
+    assert [point["update"] for point in course["points"]] == [1, 2, 3]
+    assert course["points"][0]["kl"] == pytest.approx(0, abs=1e-5)
+    assert course["points"][2]["kl"] > 0.1
+    assert course["law"] is None  # two points beyond the start are too few for two numbers
+    assert seen[-1] == 1.0
+    assert "over-optimisation" in read_page(tmp_path / "out").text
+
+
 def test_a_served_judge_is_asked_about_the_same_answers(folders, tmp_path):
     with served(lambda question: "A" if "FIRST: b c d" in question else "B") as (address, seen):
         judge = JudgeSettings(
