@@ -15,7 +15,7 @@ SOURCES = "sources.json"
 TABLES_USED: dict[Stage, tuple[str, ...]] = {
     "sft": ("demonstrations-train", "demonstrations-validation"),
     "reward_model": ("preferences-train", "preferences-validation", "demonstrations-train"),
-    "ppo": ("prompts-train",),
+    "ppo": ("prompts-train", "text-train"),
     "evaluation": ("prompts-evaluation", "text-validation"),
 }
 """Tables of the data artifact that each later stage reads."""
@@ -53,6 +53,8 @@ def tables_read(recipe: Recipe, stage: Stage) -> tuple[str, ...]:
     corpus = CORPUS if stage == "sft" and recipe.model.scratch is not None else ()
     if stage == "reward_model" and recipe.reward_model.collect is not None:
         used = COLLECTING
+    if stage == "ppo" and recipe.ppo.ptx is None:
+        used = tuple(table for table in used if table != "text-train")
     preferences = PREFERENCES if stage == "ppo" and recipe.ppo.algorithm == "dpo" else ()
     return tuple(dict.fromkeys([*used, *corpus, *preferences]))
 

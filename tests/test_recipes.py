@@ -104,6 +104,15 @@ def test_a_stage_without_rows_is_refused_and_an_earlier_end_is_not(
     assert load_recipe(write(tmp_path, text + earlier)).stages[-1] == earlier
 
 
+def test_text_to_learn_beside_ppo_has_to_come_from_somewhere(tmp_path):
+    path = write(tmp_path, MINIMAL)
+    assert "ppo.ptx learns plain text, and there is none" in refusal(path, "ppo.ptx.coef=1")
+    assert load_recipe(path, ["ppo.ptx.coef=1", "data.text.source=t.txt"]).ppo.ptx is not None
+    assert load_recipe(path, ["ppo.ptx.coef=1", "last_stage=sft"]).ppo.ptx is not None
+    averaged = refusal(path, "ppo.published_weights=average")
+    assert "published_weights=average, but no average is kept" in averaged
+
+
 def test_a_source_may_be_a_text_or_a_list_and_nothing_else(tmp_path):
     path = write(tmp_path, MINIMAL)
     recipe = load_recipe(path, ["data.preferences.source=[a.jsonl, b.jsonl]"])

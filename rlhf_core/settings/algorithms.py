@@ -23,12 +23,24 @@ OF_THE_VALUE_MODEL = (
     "gae_lambda",
 )
 OF_TOKEN_REWARDS = ("gamma", "score_at", "whiten_rewards")
-OF_ROLLOUTS = ("responses_per_prompt", "clip_range", "max_approx_kl", "kl_target")
+OF_ROLLOUTS = (
+    "responses_per_prompt",
+    "clip_range",
+    "dual_clip",
+    "loss_reduction",
+    "kl_estimator",
+    "max_approx_kl",
+    "kl_target",
+    "adam_epsilon_style",
+    "ptx",
+    "ema_decay",
+    "published_weights",
+)
 
 WITHOUT_EFFECT: Mapping[Algorithm, tuple[str, ...]] = {
     "ppo": ("surrogate", "divide_by_group_deviation", "dpo"),
     "rloo": (*OF_THE_VALUE_MODEL, *OF_TOKEN_REWARDS, "divide_by_group_deviation", "dpo"),
-    "grpo": (*OF_THE_VALUE_MODEL, *OF_TOKEN_REWARDS, "surrogate", "dpo"),
+    "grpo": (*OF_THE_VALUE_MODEL, *OF_TOKEN_REWARDS, "kl_estimator", "surrogate", "dpo"),
     "dpo": (
         *OF_THE_VALUE_MODEL,
         *OF_TOKEN_REWARDS,

@@ -12,6 +12,7 @@ from rlhf_core.settings.algorithms import (
     without_effect,
 )
 from rlhf_core.settings.base import LoraSettings, Settings
+from rlhf_core.settings.ptx import PtxSettings
 from rlhf_core.settings.rewards import EnsembleScore, RewardSettings, ScoringSettings
 
 
@@ -175,6 +176,15 @@ class PpoSettings(Settings):
     max_kl_to_reference: float | None = Field(default=50.0, gt=0)
     """Stop training when the mean sequence KL passes this many nats."""
 
+    ptx: PtxSettings | None = None
+    """Go on learning the plain text of `data.text` beside; off without a reason to keep it."""
+
+    ema_decay: float | None = Field(default=None, gt=0, lt=1)
+    """Average the policy's weights over optimizer steps, .992 in arXiv:2203.02155 (detail P25)."""
+
+    published_weights: Literal["last", "average"] = "last"
+    """Which weights become the policy of the artifact; with `ema_decay` the others lie beside."""
+
     lora: LoraSettings | None = None
     """Train adapters on policy and value model instead of all weights."""
 
@@ -232,6 +242,11 @@ class PpoSettings(Settings):
             raise ValueError(
                 "ppo.score_at='after_eos' gives a value to a state that is no action, for which a "
                 "shared trunk has no place: keep value_network='separate', or score_at='eos'."
+            )
+        if self.published_weights == "average" and self.ema_decay is None:
+            raise ValueError(
+                "published_weights=average, but no average is kept: give ppo.ema_decay, 0.992 in "
+                "the paper, or publish the last weights."
             )
         if self.value_warmup_updates >= self.updates:
             raise ValueError(

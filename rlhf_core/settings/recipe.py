@@ -38,6 +38,16 @@ class Recipe(Settings):
         return STAGES[: STAGES.index(self.last_stage) + 1]
 
     @model_validator(mode="after")
+    def _text_is_there_to_learn(self) -> Self:
+        has_text = self.data.text is not None or (self.data.world and self.data.world.texts)
+        if "ppo" in self.stages and self.ppo.ptx is not None and not has_text:
+            raise ValueError(
+                "ppo.ptx learns plain text, and there is none: give data.text a source (or "
+                "data.world.texts a number), or leave ppo.ptx out."
+            )
+        return self
+
+    @model_validator(mode="after")
     def _each_stage_has_its_rows(self) -> Self:
         if self.data.world is not None:
             return self

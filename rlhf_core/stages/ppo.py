@@ -1,7 +1,7 @@
 """The `ppo` stage: SFT policy, reward model and prompts in, the tuned policy out."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -35,19 +35,27 @@ from rlhf_core.report import Report
 from rlhf_core.scorers import SCORING, PromptText, Reader, Scorer, load_scorer
 from rlhf_core.settings.model import ModelSettings
 from rlhf_core.settings.ppo import PpoSettings
+from rlhf_core.settings.ptx import PtxSettings
 from rlhf_core.sharing import put_on_trunk
+from rlhf_core.stages.policies import left_policies
 from rlhf_core.stages.reward_model import encoded_rankings
-from rlhf_core.tables import read_preferences, read_prompts
+from rlhf_core.tables import read_preferences, read_prompts, read_text
+from rlhf_core.training.averaging import WeightAverage
 from rlhf_core.training.dpo import Preferences, train_dpo
 from rlhf_core.training.likelihoods import with_reference
 from rlhf_core.training.optimization import make_accelerator
 from rlhf_core.training.ppo import train_ppo
+from rlhf_core.training.ppo_metrics import rollout_metrics
 from rlhf_core.training.preflight import check_before_ppo
+from rlhf_core.training.ptx import cut_texts
 from rlhf_core.training.rollouts import PpoModels, Rollout, collect_rollout
 from rlhf_core.training.state import saving_into
 
 SHOWN_SAMPLES = 20
 """Prompts whose responses are kept beside the policy, to be read by a person (section 6.4)."""
+
+COMPARED = ("score", "kl_to_reference", "ended_share")
+"""Metrics of a rollout that are measured of the last and of the averaged weights."""
 
 
 def make_ppo(
@@ -80,9 +88,11 @@ def make_ppo(
     for part in models.by_name().values():
         part.to(accelerator.device)
     reference_digest = weights_digest(models.reference)
+    average = (
+        None if settings.ema_decay is None else WeightAverage(models.policy, settings.ema_decay)
+    )
     roll = partial(
         collect_rollout,
-        models,
         settings=settings,
         special=special,
         max_response_tokens=model.max_response_tokens,
@@ -90,6 +100,7 @@ def make_ppo(
         accelerator=accelerator,
     )
     first = roll(
+        models,
         prompts=[
             prompts[row % len(prompts)]
             for row in range(settings.rollout_batch_size // settings.responses_per_prompt)
@@ -108,7 +119,7 @@ def make_ppo(
                 settings,
                 recording,
                 prompts=prompts,
-                roll=roll,
+                roll=partial(roll, models),
                 seed=seed,
                 accelerator=accelerator,
                 saving=saving,
@@ -125,24 +136,44 @@ def make_ppo(
                 seed=seed,
                 accelerator=accelerator,
                 saving=saving,
+                average=average,
+                text=[] if settings.ptx is None else plain_text(encoder, data, settings.ptx),
             )
     if weights_digest(models.reference) != reference_digest:
         raise TrainingStopped("The reference model changed during PPO: its KL means nothing.")
+    left = left_policies(models.policy, average, settings)
+    measured = partial(
+        roll,
+        prompts=prompts[: settings.rollout_batch_size // settings.responses_per_prompt],
+        seed=seed + 2,
+    )
+    of_weights = {
+        name: rollout_metrics(
+            measured(replace(models, policy=policy)),
+            kl_coef=settings.kl_coef,
+            accelerator=accelerator,
+        )
+        for name, policy in left.by_weights().items()
+    }
     shown_prompts = -(-SHOWN_SAMPLES // settings.responses_per_prompt)
-    shown = roll(prompts=prompts[:shown_prompts], seed=seed + 1)
+    shown = roll(
+        replace(models, policy=left.published), prompts=prompts[:shown_prompts], seed=seed + 1
+    )
     if accelerator.is_main_process:
         _write(out_dir / "preflight.json", json.dumps(asdict(preflight), indent=2))
         _write(out_dir / SCORING, settings.scoring.model_dump_json(indent=2))
         asked = [text for text in texts for _ in range(settings.responses_per_prompt)]
         _write(out_dir / "samples.jsonl", "\n".join(_samples(asked, shown, encoder)))
-        save_policy(merged(models.policy), tokenizer, out_dir)
+        for folder, policy in {".": left.published, **left.beside}.items():
+            save_policy(merged(policy), tokenizer, out_dir / folder)
         if models.value_model is not None:
             save_model(merged(models.value_model.model), out_dir / "value_model")
             tokenizer.save_pretrained(out_dir / "value_model")
     starts = {f"start_{name}": value for name, value in asdict(preflight).items()}
     kept = {name: value for name, value in last.items() if name not in NOT_RECORDED}
     updates = {} if settings.algorithm == "dpo" else {"updates": settings.updates}
-    return {**kept, **updates, **starts}
+    compared = {f"{name}_{of}": found[of] for name, found in of_weights.items() for of in COMPARED}
+    return {**kept, **updates, **starts, **compared}
 
 
 def _preferences(
@@ -159,6 +190,20 @@ def _preferences(
         with_reference(train, models.reference, settings, special),
         with_reference(validation, models.reference, settings, special),
     )
+
+
+def plain_text(encoder: Encoder, data: Path, settings: PtxSettings) -> list[list[int]]:
+    """Examples of the plain text to learn beside, each text ended as a response is."""
+    texts = encoder.plain_texts(list(read_text(data, "train").text))
+    examples = cut_texts(
+        [[*ids, encoder.eos_token_id] for ids in texts], max_tokens=settings.max_tokens
+    )
+    if not examples:
+        raise DataError(
+            "ppo.ptx learns plain text, and the data artifact has none to train on: give data.text "
+            "a source with more rows."
+        )
+    return examples
 
 
 def load_models(

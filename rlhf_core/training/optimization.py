@@ -87,6 +87,10 @@ class Part(NamedTuple):
     """Weight of the metrics, where theirs is another than the loss's."""
 
 
+AddGradients = Callable[[], dict[str, float]]
+"""Adds to the gradients that are there, in place, and gives further metrics."""
+
+
 class Step(NamedTuple):
     """What one optimizer step did, over all micro-batches and processes."""
 
@@ -103,26 +107,17 @@ def optimizer_step(
     part_of: Callable[[Item], Part],
     *,
     max_grad_norm: float,
+    add_gradients: AddGradients | None = None,
 ) -> Step:
     """Accumulate the micro-batches' gradients and take one step; `model` is changed in place.
 
-    `part_of` gives the loss of one micro-batch. Losses are weighted by their share of the weight of
-    all processes, so that neither micro-batches nor processes change the gradient (detail P30,
-    invariant 17). Raises TrainingStopped before the step where the loss or the gradient is not
-    finite.
+    Gradients are those of `fill_gradients`, and what `add_gradients` adds to them. Raises
+    TrainingStopped before the step where the loss or the gradient is not finite.
     """
     optimizer.zero_grad()
-    alone_on_cpu = accelerator.num_processes == 1 and accelerator.device.type == "cpu"
-    if alone_on_cpu and not _draws(model):
-        done = _gradients_side_by_side(accelerator, model, list(parts), part_of)
-    else:
-        done = _gradients_in_turn(accelerator, model, list(parts), part_of)
-    sums = WeightedMeans()
-    for part in done:
-        sums.add("loss", float(part.loss.detach()), part.weight)
-        for name, mean in part.metrics.items():
-            sums.add(name, mean, part.metric_weight or part.weight)
-    means = sums.over_processes(accelerator)
+    means = fill_gradients(accelerator, model, list(parts), part_of)
+    if add_gradients is not None:
+        means |= add_gradients()
     norm = accelerator.clip_grad_norm_(model.parameters(), max_grad_norm)
     loss, grad_norm = means.pop("loss"), float(norm) if norm is not None else 0.0
     if not (math.isfinite(loss) and math.isfinite(grad_norm)):
@@ -132,6 +127,28 @@ def optimizer_step(
         )
     optimizer.step()
     return Step(loss, grad_norm, means)
+
+
+def fill_gradients(
+    accelerator: Accelerator, model: nn.Module, parts: list[Item], part_of: Callable[[Item], Part]
+) -> dict[str, float]:
+    """Fill the gradients of `model`, which has none, from all micro-batches; gives their means.
+
+    `part_of` gives the loss of one micro-batch. Losses are weighted by their share of the weight of
+    all processes, so that neither micro-batches nor processes change the gradient (detail P30,
+    invariant 17). `loss` is among the means.
+    """
+    alone_on_cpu = accelerator.num_processes == 1 and accelerator.device.type == "cpu"
+    if alone_on_cpu and not _draws(model):
+        done = _gradients_side_by_side(accelerator, model, parts, part_of)
+    else:
+        done = _gradients_in_turn(accelerator, model, parts, part_of)
+    sums = WeightedMeans()
+    for part in done:
+        sums.add("loss", float(part.loss.detach()), part.weight)
+        for name, mean in part.metrics.items():
+            sums.add(name, mean, part.metric_weight or part.weight)
+    return sums.over_processes(accelerator)
 
 
 def _draws(model: nn.Module) -> bool:

@@ -6,10 +6,11 @@ The loop follows the specification's ordered algorithm (section 3.2), from Ziegl
 
 import time
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import islice, repeat
 
 import torch
 from accelerate import Accelerator
+from transformers import PreTrainedModel
 
 from rlhf_core.batches import SpecialTokens
 from rlhf_core.errors import TrainingStopped
@@ -18,9 +19,11 @@ from rlhf_core.maths.running import RunningMoments
 from rlhf_core.maths.schedules import cosine_to_a_tenth, linear_to_zero, warmup_from_a_tenth
 from rlhf_core.report import Report
 from rlhf_core.settings.ppo import PpoSettings
+from rlhf_core.training.averaging import WeightAverage
 from rlhf_core.training.optimization import summed
 from rlhf_core.training.ppo_metrics import rollout_metrics
 from rlhf_core.training.ppo_optimization import Optimization, make_networks
+from rlhf_core.training.ptx import PtxTerm, TextOfUpdate, examples_per_step
 from rlhf_core.training.rollouts import PpoModels, collect_rollout
 from rlhf_core.training.state import Saving, TrainingState
 from rlhf_core.training.trained import Trained
@@ -38,10 +41,14 @@ def train_ppo(
     seed: int,
     accelerator: Accelerator,
     saving: Saving | None = None,
+    average: WeightAverage[PreTrainedModel] | None = None,
+    text: Sequence[Sequence[int]] = (),
 ) -> dict[str, float]:
     """Raise the reward of `models.policy` in place, and fit its value model to the returns.
 
     With `rloo` and `grpo` there is no value model: the other responses to a prompt stand for it.
+    `average` follows the policy's weights, and the examples of `text` are learnt beside where the
+    settings have `ptx`.
 
     Gives the last update's metrics. Raises TrainingStopped where a number stops being finite or the
     KL to the reference passes `max_kl_to_reference`.
@@ -52,15 +59,26 @@ def train_ppo(
     controller = {"kl_coef": settings.kl_coef}
     scores_seen = RunningMoments()._asdict()
     metrics: dict[str, float] = {}
+    term = None if settings.ptx is None else PtxTerm(text, settings.ptx, special.pad)
+    texts = texts_of_updates(term, settings, seed=seed)
     state = TrainingState(
         saving,
         accelerator,
         {name: Trained(net.bare, net.optimizer) for name, net in networks.by_name().items()},
-        numbers={"controller": controller, "scores_seen": scores_seen, "metrics": metrics},
+        numbers={
+            "controller": controller,
+            "scores_seen": scores_seen,
+            "metrics": metrics,
+            "text": {} if term is None else term.numbers,
+        },
+        tensors={} if average is None else {"average": average.tensors},
         frozen={"reference": models.reference, "scorer": models.scorer},
     )
     with state.continued():
-        for update, batch in islice(enumerate(batches), state.done, settings.updates):
+        if average is not None:
+            average.begin()
+        plan = enumerate(zip(batches, texts, strict=True))
+        for update, (batch, of_text) in islice(plan, state.done, settings.updates):
             kl_coef = controller["kl_coef"]
             started = time.monotonic()
             rows = batch[accelerator.process_index :: accelerator.num_processes]
@@ -83,7 +101,15 @@ def train_ppo(
             share = learning_rate_share(update, settings)
             networks.set_share(share)
             optimization = Optimization(
-                networks, rollout, settings, special, accelerator, update, kl_coef
+                networks,
+                rollout,
+                settings,
+                special,
+                accelerator,
+                update,
+                kl_coef,
+                average=average,
+                text=of_text,
             )
             metrics |= optimization.run(seed=_seed(seed, update, settings.updates))
             metrics["progress"] = (update + 1) / settings.updates
@@ -126,6 +152,22 @@ def prompt_batches(prompts: int, batch_size: int, *, seed: int) -> Iterator[list
             epoch += 1
         yield pending[:batch_size]
         pending = pending[batch_size:]
+
+
+def texts_of_updates(
+    term: PtxTerm | None, settings: PpoSettings, *, seed: int
+) -> Iterator[TextOfUpdate | None]:
+    """The plain text of each update, for ever: every example once before any comes again.
+
+    An update that ends early leaves its last ones out, so that the next one's are the same.
+    """
+    if term is None:
+        yield from repeat(None)
+        return
+    per_step = examples_per_step(term.settings, settings.mini_batch_size)
+    steps = settings.ppo_epochs * settings.rollout_batch_size // settings.mini_batch_size
+    of_updates = prompt_batches(len(term.examples), steps * per_step, seed=seed + 2**31)
+    yield from (TextOfUpdate(term, rows, per_step) for rows in of_updates)
 
 
 def learning_rate_share(update: int, settings: PpoSettings) -> float:

@@ -10,6 +10,7 @@ from functools import partial
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from rlhf_core.batches import SpecialTokens
 from rlhf_core.generation import distribution_and_values
@@ -20,8 +21,10 @@ from rlhf_core.maths.reductions import REDUCTIONS
 from rlhf_core.maths.rewards import kl_estimates
 from rlhf_core.settings.ppo import PpoSettings
 from rlhf_core.sharing import PolicyAndValue
+from rlhf_core.training.averaging import WeightAverage
 from rlhf_core.training.estimates import moments
 from rlhf_core.training.optimization import (
+    AddGradients,
     Part,
     Step,
     adamw,
@@ -30,6 +33,7 @@ from rlhf_core.training.optimization import (
     put_epsilon_outside,
     set_learning_rate,
 )
+from rlhf_core.training.ptx import TextOfUpdate
 from rlhf_core.training.rollouts import PpoModels, Rollout, policy_distribution, values_before
 
 
@@ -103,6 +107,10 @@ class Optimization:
     accelerator: Accelerator
     update: int
     kl_coef: float
+    average: WeightAverage[PreTrainedModel] | None = None
+    """Follows each step of the policy."""
+    text: TextOfUpdate | None = None
+    """Plain text that is learnt beside."""
     _sums: dict[str, float] = field(default_factory=dict)
     _steps: int = 0
 
@@ -147,11 +155,28 @@ class Optimization:
         """One step of the policy, and of the value head where both share a trunk."""
         shared = self.settings.value_network == "shared_trunk"
         part_of = partial(self._joint_part if shared else self._policy_part, advantages)
-        taken = self._optimizer_step(self.networks.policy, parts, part_of)
+        policy = self.networks.policy
+        add_gradients = None
+        if self.text is not None:
+            reader = self.accelerator.unwrap_model(policy.prepared).policy if shared else None
+            add_gradients = partial(
+                self.text.add_gradients,
+                self.accelerator,
+                policy.prepared,
+                reader or policy.prepared,
+                step=self._steps,
+            )
+        taken = self._optimizer_step(policy, parts, part_of, add_gradients)
+        if self.average is not None:
+            self.average.follow()
         return {"policy_loss": taken.loss, "policy_grad_norm": taken.grad_norm, **taken.metrics}
 
     def _optimizer_step(
-        self, network: Trainable, parts: list[Tensor], part_of: Callable[[Tensor], Part]
+        self,
+        network: Trainable,
+        parts: list[Tensor],
+        part_of: Callable[[Tensor], Part],
+        add_gradients: AddGradients | None = None,
     ) -> Step:
         if self.settings.adam_epsilon_style == "tensorflow":
             put_epsilon_outside(network.optimizer, self.settings.adam_epsilon)
@@ -162,6 +187,7 @@ class Optimization:
             parts,
             part_of,
             max_grad_norm=self.settings.max_grad_norm,
+            add_gradients=add_gradients,
         )
 
     def _advantages(self, index: Tensor) -> Tensor:

@@ -15,7 +15,9 @@ from rlhf_core.scorers import Scorer
 from rlhf_core.settings.algorithms import DpoSettings
 from rlhf_core.settings.base import LoraSettings
 from rlhf_core.settings.ppo import PpoSettings
+from rlhf_core.settings.ptx import PtxSettings
 from rlhf_core.stages.ppo import load_models, make_ppo
+from rlhf_core.tables import write_table
 from tests.tiny_models import tiny_scorer
 
 QUICK = PpoSettings(
@@ -28,12 +30,12 @@ QUICK = PpoSettings(
 )
 
 
-def make(chain, out_dir, *, model=None, reward_model=None, seed=1, **changes):
+def make(chain, out_dir, *, model=None, data=None, reward_model=None, seed=1, **changes):
     out_dir.mkdir()
     return make_ppo(
         QUICK.model_copy(update=changes),
         model or chain.model,
-        data=chain.data,
+        data=data or chain.data,
         sft=chain.sft,
         reward_model=reward_model or chain.reward_model,
         out_dir=out_dir,
@@ -148,6 +150,49 @@ def test_a_shared_trunk_is_published_as_two_models_that_load(chain, tmp_path, lo
     assert value_model.head.weight.any()
     moved = load_policy(chain.sft).model.state_dict()
     assert not all(torch.equal(moved[name], policy[name]) for name in policy)
+
+
+@pytest.mark.parametrize("lora", [None, LoraSettings(rank=2)])
+def test_last_and_averaged_weights_are_both_left_and_measured(chain, tmp_path, lora):
+    summary = make(chain, tmp_path / "last", lora=lora, ema_decay=0.5)
+    make(chain, tmp_path / "average", lora=lora, ema_decay=0.5, published_weights="average")
+
+    def weights(folder):
+        return load_policy(tmp_path / folder).state_dict()
+
+    last, average = weights("last"), weights("last/average_policy")
+    assert not all(torch.equal(last[name], average[name]) for name in last)
+    for name, tensor in weights("average").items():
+        assert torch.equal(tensor, average[name])
+    for name, tensor in weights("average/last_policy").items():
+        assert torch.equal(tensor, last[name])
+    assert 0 != summary["average_kl_to_reference"] != summary["last_kl_to_reference"] != 0
+    assert {"last_score", "average_score", "average_ended_share"} <= summary.keys()
+
+
+def test_without_an_average_nothing_lies_beside_the_policy(ppo):
+    folder, summary = ppo
+    assert {path.name for path in folder.iterdir() if path.is_dir()} == {"value_model"}
+    assert not [name for name in summary if name.startswith(("average_", "last_"))]
+
+
+def test_plain_text_of_the_data_artifact_is_learnt_beside(chain, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(chain.data, data)
+    where = {"file": "text.jsonl", "line": 1}
+    texts = [{"text": f"w{n % 12} w{(n + 1) % 12} so done so", **where} for n in range(40)]
+    write_table(data, "text", "train", texts)
+    ptx = PtxSettings(coef=1.0, max_tokens=4)
+    summary = make(chain, tmp_path / "ppo", data=data, ptx=ptx)
+    assert 0 < summary["ptx_loss"] < 10
+    assert summary["ptx_coef"] == 1.0
+    history = read_history(tmp_path / "ppo")
+    assert all(row["ptx_grad_norm_ratio"] > 0 for row in history)
+
+
+def test_text_that_is_asked_for_and_not_there_is_refused(chain, tmp_path):
+    with pytest.raises(DataError, match=r"give data\.text a source"):
+        make(chain, tmp_path / "ppo", ptx=PtxSettings(coef=1.0))
 
 
 def test_a_value_model_from_the_policy_starts_without_an_opinion(chain):

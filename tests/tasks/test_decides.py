@@ -39,6 +39,7 @@ def fields(section: type[Settings], prefix: str = "") -> Iterator[str]:
 
 
 REQUIRED = {
+    "coef": 27.8,
     "source": "nowhere",
     "labeler": "tests.nowhere:label",
     "address": "http://nowhere/v1",
@@ -141,7 +142,7 @@ def tables_in_code(stage: Stage) -> set[str]:
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_tables_that_decide_a_stage_are_those_that_its_code_reads(stage, tiny_recipe: Path):
     of_dpo = {f"preferences-{split}" for split in ("train", "validation") if stage == "ppo"}
-    recipe = load_recipe(tiny_recipe)
+    recipe = load_recipe(tiny_recipe, ["data.world.texts=10", "ppo.ptx.coef=1.0"])
     assert set(tables_read(recipe, stage)) == tables_in_code(stage) - of_dpo
     assert set(tables_read(of_algorithm(recipe, "dpo"), stage)) == tables_in_code(stage)
 
@@ -162,6 +163,10 @@ def test_other_preferences_decide_dpo_and_no_other_algorithm(tiny_recipe: Path):
     assert before != after
     before, after = digests("grpo")
     assert before == after
+
+
+def test_text_that_ppo_does_not_learn_does_not_decide_it(tiny_recipe: Path):
+    assert tables_read(load_recipe(tiny_recipe), "ppo") == ("prompts-train",)
 
 
 def test_a_reward_model_that_collects_its_rankings_reads_prompts_instead(tiny_recipe: Path):

@@ -28,6 +28,7 @@ from rlhf_core.settings.ppo import PpoSettings
 from rlhf_core.settings.reward_model import RewardModelSettings
 from rlhf_core.settings.sft import SftSettings
 from rlhf_core.stopping import StopRequest
+from rlhf_core.training.averaging import WeightAverage
 from rlhf_core.training.demonstrations import Demonstrations
 from rlhf_core.training.dpo import Preferences, train_dpo
 from rlhf_core.training.likelihoods import with_reference
@@ -154,6 +155,9 @@ def run_ppo(report: Report, saving: Saving | None, **changes) -> Outcome:
     prompts = [[3 + i % 9, 4 + i % 8] for i in range(24)]
     if settings.algorithm == "dpo":
         return run_dpo(models, prompts, settings, report, saving)
+    average = None
+    if settings.ema_decay is not None:
+        average = WeightAverage(models.policy, settings.ema_decay)
     metrics = train_ppo(
         models,
         prompts,
@@ -165,6 +169,8 @@ def run_ppo(report: Report, saving: Saving | None, **changes) -> Outcome:
         seed=1,
         accelerator=Accelerator(),
         saving=saving,
+        average=average,
+        text=[[3 + i % 9, 4 + i % 8, 3 + i % 5, 1] for i in range(30)],
     )
     networks = [models.policy, models.value_model]
     return metrics, [network for network in networks if network is not None]

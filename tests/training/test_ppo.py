@@ -17,7 +17,9 @@ from tests.tiny_models import SPECIAL, arranged, tiny_policy, tiny_ppo_models
 PROMPTS = [[3 + i % 9, 4 + i % 8] for i in range(48)]
 
 
-def train(models, *, report=ignore, seed=1, missing_eos_score=-1.0, **changes):
+def train(
+    models, *, report=ignore, seed=1, missing_eos_score=-1.0, average=None, text=(), **changes
+):
     settings = PpoSettings(
         **{
             "updates": 2,
@@ -40,6 +42,8 @@ def train(models, *, report=ignore, seed=1, missing_eos_score=-1.0, **changes):
         missing_eos_score=missing_eos_score,
         seed=seed,
         accelerator=Accelerator(),
+        average=average,
+        text=text,
     )
 
 

@@ -11,6 +11,7 @@ import pytest
 from rlhf_core.settings.algorithms import DpoSettings
 from rlhf_core.settings.base import LoraSettings, Settings
 from rlhf_core.settings.ppo import PpoSettings
+from rlhf_core.settings.ptx import PtxSettings
 from rlhf_core.settings.reward_model import EnsembleSettings, RewardModelSettings
 from rlhf_core.settings.sft import SftSettings
 from tests.training.resuming import resumes_exactly
@@ -48,6 +49,11 @@ CASES: dict[str, dict[str, dict[str, object]]] = {
         "early ends of an update": {"max_approx_kl": 1e-4, "ppo_epochs": 3},
         "scores over their running deviation": {"scale_scores": True, "missing_eos": "subtract"},
         "an epsilon that follows the steps": {"adam_epsilon_style": "tensorflow"},
+        "averaged weights": {"ema_decay": 0.8},
+        "plain text whose weight follows the gradients": {
+            "ptx": PtxSettings(grad_norm_ratio=0.5, examples_per_episode=0.5),
+            "max_approx_kl": 1e-4,
+        },
         "another objective": {
             "loss_reduction": "sequence_sum",
             "dual_clip": 1.5,
@@ -143,6 +149,7 @@ CARRY_NOTHING: dict[str, set[str]] = {
         "missing_eos_penalty",
         "value_init",  # before training
         "max_kl_to_reference",
+        "published_weights",  # after training
     },
 }
 """Settings that are a number in a step's arithmetic: the same in all, or counted from the step."""
