@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from rlhf_core.evaluation.results import Results, SetName
 from rlhf_core.evaluation.training_records import TrainingRecords
-from rlhf_core.evaluation.wording import percent, with_interval
+from rlhf_core.pages.wording import percent, with_interval
 from rlhf_core.statistics import Interval
 
 NEARLY_ALL = 0.98

@@ -2,9 +2,10 @@
 
 from rlhf_core.evaluation import marks
 from rlhf_core.evaluation.canvas import COLOURS
-from rlhf_core.evaluation.marks import estimate, table, text, whisker
 from rlhf_core.evaluation.results import Results
-from rlhf_core.evaluation.wording import label, percent
+from rlhf_core.evaluation.wording import label
+from rlhf_core.pages.html import estimate, table, text, whisker
+from rlhf_core.pages.wording import percent
 
 
 def judge_section(results: Results) -> str:

@@ -9,14 +9,15 @@ from rlhf_core.evaluation.canvas import COLOURS
 from rlhf_core.evaluation.definitions import definitions
 from rlhf_core.evaluation.findings import findings
 from rlhf_core.evaluation.judge_section import judge_section
-from rlhf_core.evaluation.marks import estimate, table, text, whisker
 from rlhf_core.evaluation.pictures import Picture
 from rlhf_core.evaluation.price_section import price_section
 from rlhf_core.evaluation.results import Results, SetMeasures, SetName
 from rlhf_core.evaluation.samples_section import samples_section
-from rlhf_core.evaluation.stylesheet import STYLESHEET
 from rlhf_core.evaluation.training_records import TrainingRecords
-from rlhf_core.evaluation.wording import bounds, decimal, label, nats, percent, short
+from rlhf_core.evaluation.wording import label
+from rlhf_core.pages.html import document, estimate, table, text, tile, whisker
+from rlhf_core.pages.stylesheet import STYLESHEET
+from rlhf_core.pages.wording import bounds, decimal, nats, percent, short
 from rlhf_core.statistics import Interval
 
 ORDER: tuple[SetName, ...] = (
@@ -54,13 +55,7 @@ def report_page(
         "<h2>The trainings</h2>" + "".join(figures[RESULT_PICTURES:]),
         _definitions(results),
     ]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>Evaluation</title><style>{STYLESHEET}</style></head><body><main>\n"
-        + "\n".join(sections)
-        + "\n</main></body></html>"
-    )
+    return document("Evaluation", sections, STYLESHEET)
 
 
 def _headline(results: Results) -> str:
@@ -68,18 +63,16 @@ def _headline(results: Results) -> str:
     name = "gold score" if results.judge == "gold" else "reward-model score"
     sft, ppo = (_grade(results.measures[policy]) for policy in ("sft", "ppo"))
     tiles = [
-        marks.tile(
+        tile(
             percent(over_sft.mean),
             f"of prompts won over SFT, by {name} [{bounds(over_sft, percent)}]",
         ),
-        marks.tile(f"{short(sft.mean)} → {short(ppo.mean)}", f"{name}, SFT → PPO"),
-        marks.tile(
+        tile(f"{short(sft.mean)} → {short(ppo.mean)}", f"{name}, SFT → PPO"),
+        tile(
             f"{nats(results.kl.mean)} nats",
             f"KL of PPO to SFT per response [{bounds(results.kl, nats)}]",
         ),
-        marks.tile(
-            percent(results.measures["ppo"].ended_share), "of PPO's responses end by themselves"
-        ),
+        tile(percent(results.measures["ppo"].ended_share), "of PPO's responses end by themselves"),
     ]
     warning = ""
     if results.judge == "reward_model":

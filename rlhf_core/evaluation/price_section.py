@@ -3,10 +3,10 @@
 import math
 
 from rlhf_core.evaluation.course import Course
-from rlhf_core.evaluation.marks import estimate, table, text
 from rlhf_core.evaluation.overoptimization import Fit
 from rlhf_core.evaluation.results import Results
-from rlhf_core.evaluation.wording import decimal, short
+from rlhf_core.pages.html import estimate, table, text
+from rlhf_core.pages.wording import decimal, short
 
 
 def price_section(results: Results) -> str:

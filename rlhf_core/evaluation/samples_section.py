@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 
-from rlhf_core.evaluation.marks import named, text
+from rlhf_core.evaluation.marks import named
 from rlhf_core.evaluation.records import Sample, SampledAnswer, samples
 from rlhf_core.evaluation.results import Results, SetName
-from rlhf_core.evaluation.wording import decimal, label
+from rlhf_core.evaluation.wording import label
+from rlhf_core.pages.html import text
+from rlhf_core.pages.wording import decimal
 
 SIDE_BY_SIDE: tuple[SetName, ...] = ("sft", "ppo", "best_of_n", "demonstrations")
 """Sets shown at once; the others are in samples.jsonl."""
