@@ -5,9 +5,10 @@
 The embedded world in a small size; a checkpoint after every step, so that many kills hit a save. A
 reference run is never killed. Each trial is killed at a moment drawn uniformly over the reference's
 duration, every second one again while it recovers; then it runs to its end. Weights, optimizer
-state, generators, history and all else of the payload and of the last checkpoint are compared with
-the reference's by SHA-256. `--signal TERM` asks instead of killing: the stage has to leave with 143
-within ten seconds, or, while it loads, at once.
+state, generators and all else of the payload and of the last checkpoint are compared with the
+reference's by SHA-256, and so is the metric series that the stage recorded (step, name, value as a
+hexadecimal float), in which no step may stand twice. `--signal TERM` asks instead of killing: the
+stage has to leave with 143 within ten seconds, or, while it loads, at once.
 """
 
 import argparse
@@ -25,7 +26,8 @@ from pathlib import Path
 from typing import Literal
 
 from benchmarks.children import Bench, Job, after
-from rlhf_core.folders import files_below, sha256_of
+from rlhf_core.folders import digest, files_below, sha256_of
+from rlhf_core.history import read_history
 from rlhf_core.settings.base import Stage
 
 Outcome = Literal["identical", "refused", "differs", "hang"]
@@ -45,11 +47,19 @@ class Trial:
 
 
 def hashes(job: Job) -> dict[str, str]:
-    """SHA-256 of every file of the payload and of the last checkpoint."""
+    """SHA-256 of every file of the payload and of the last checkpoint, and of the series."""
     last = max(job.checkpoints.glob("step-*"))
     found = {f"payload/{name}": sha256_of(path) for name, path in files_below(job.payload).items()}
     saved = {f"checkpoint/{name}": sha256_of(path) for name, path in files_below(last).items()}
-    return found | saved
+    series = [
+        (record["step"], name, None if value is None else float(value).hex())
+        for record in read_history(job.payload)
+        for name, value in record.items()
+        if name != "step"
+    ]
+    twice = Counter(said[:2] for said in series).most_common(1)[0]
+    said = {"series": digest(series)} | ({f"{twice[0]}": "said twice"} if twice[1] > 1 else {})
+    return found | saved | said
 
 
 def hit(job: Job) -> str:
