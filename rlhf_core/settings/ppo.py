@@ -1,6 +1,6 @@
 """Settings of PPO."""
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -12,6 +12,7 @@ from rlhf_core.settings.algorithms import (
     without_effect,
 )
 from rlhf_core.settings.base import LoraSettings, Settings
+from rlhf_core.settings.ppo_profiles import Profile, filled_in
 from rlhf_core.settings.ptx import PtxSettings
 from rlhf_core.settings.rewards import EnsembleScore, RewardSettings, ScoringSettings
 
@@ -28,6 +29,10 @@ class PpoSettings(Settings):
     responses; `grpo` (arXiv:2402.03300), whose advantage is a response's score among those of its
     prompt, with the KL in the loss; or `dpo` (arXiv:2305.18290), which learns from the preferences
     and uses the reward model to measure only. The last three have no value model."""
+
+    profile: Profile = "none"
+    """Published settings in place of the defaults below: `instructgpt` or `n_plus`; what the recipe
+    says itself comes first."""
 
     updates: int = Field(default=100, ge=1)
     """Rounds of rollout and optimization."""
@@ -205,6 +210,11 @@ class PpoSettings(Settings):
             ensemble_score=self.ensemble_score,
             ensemble_k=self.ensemble_k,
         )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _profile_fills_in(cls, given: Any) -> Any:
+        return filled_in(given) if isinstance(given, dict) else given
 
     @model_validator(mode="after")
     def _rewards_are_distinct(self) -> Self:

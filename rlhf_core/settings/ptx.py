@@ -19,8 +19,8 @@ class PtxSettings(Settings):
     not state, so it need not mean the same here."""
 
     grad_norm_ratio: float | None = Field(default=None, gt=0)
-    """Let the weight follow the gradients, so that the text's is this many times as long as PPO's;
-    of both lengths the running mean counts."""
+    """Instead: let the weight follow the gradients, so that the text's is this many times as long
+    as PPO's; of both lengths the running mean counts."""
 
     examples_per_episode: float = Field(default=1.0, gt=0)
     """Examples beside each response of an optimizer step; 8 in the paper."""

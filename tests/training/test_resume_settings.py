@@ -150,6 +150,7 @@ CARRY_NOTHING: dict[str, set[str]] = {
         "value_init",  # before training
         "max_kl_to_reference",
         "published_weights",  # after training
+        "profile",  # other values of the other settings
     },
 }
 """Settings that are a number in a step's arithmetic: the same in all, or counted from the step."""
