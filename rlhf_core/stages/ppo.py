@@ -44,7 +44,7 @@ from rlhf_core.training.averaging import WeightAverage
 from rlhf_core.training.dpo import Preferences, train_dpo
 from rlhf_core.training.likelihoods import with_reference
 from rlhf_core.training.optimization import make_accelerator
-from rlhf_core.training.ppo import train_ppo
+from rlhf_core.training.ppo import check_shares, train_ppo
 from rlhf_core.training.ppo_metrics import rollout_metrics
 from rlhf_core.training.preflight import check_before_ppo
 from rlhf_core.training.ptx import cut_texts
@@ -77,6 +77,7 @@ def make_ppo(
     tokenizer = load_tokenizer(sft)
     encoder = Encoder(tokenizer, model)
     accelerator = make_accelerator()
+    check_shares(settings, accelerator.num_processes)
     table = read_prompts(data, "train")
     texts, prompts = fitting_prompts(encoder, list(table.prompt))
     special = SpecialTokens(

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from transformers import PreTrainedModel
 
 from rlhf_core.batches import SpecialTokens
-from rlhf_core.errors import TrainingStopped
+from rlhf_core.errors import TrainingStopped, UserError
 from rlhf_core.maths.rewards import adapted_kl_coef
 from rlhf_core.maths.running import RunningMoments
 from rlhf_core.maths.schedules import cosine_to_a_tenth, linear_to_zero, warmup_from_a_tenth
@@ -53,6 +53,7 @@ def train_ppo(
     Gives the last update's metrics. Raises TrainingStopped where a number stops being finite or the
     KL to the reference passes `max_kl_to_reference`.
     """
+    check_shares(settings, accelerator.num_processes)
     networks = make_networks(accelerator, models, settings)
     prompts_a_rollout = settings.rollout_batch_size // settings.responses_per_prompt
     batches = prompt_batches(len(prompts), prompts_a_rollout, seed=seed)
@@ -120,6 +121,20 @@ def train_ppo(
             _adapt(controller, metrics["kl_to_reference"], settings)
             state.step_done(update + 1, is_last=update + 1 == settings.updates)
     return metrics
+
+
+def check_shares(settings: PpoSettings, processes: int) -> None:
+    """Raise UserError unless every process has the same number of responses in each step."""
+    prompts = settings.rollout_batch_size // settings.responses_per_prompt
+    for share, found in (
+        ("the prompts of a rollout, ppo.rollout_batch_size / ppo.responses_per_prompt", prompts),
+        ("the responses of a step, ppo.mini_batch_size", settings.mini_batch_size),
+    ):
+        if found % processes:
+            raise UserError(
+                f"{processes} processes cannot share {share} = {found}, evenly: choose a multiple "
+                f"of {processes}, or start another number of processes."
+            )
 
 
 def _adapt(controller: dict[str, float], kl_to_reference: float, settings: PpoSettings) -> None:

@@ -6,12 +6,17 @@ import torch
 from accelerate import Accelerator
 from torch.testing import assert_close
 
-from rlhf_core.errors import TrainingStopped
+from rlhf_core.errors import TrainingStopped, UserError
 from rlhf_core.models import weights_digest
 from rlhf_core.report import ignore
 from rlhf_core.settings.ppo import PpoSettings
 from rlhf_core.training import ppo
-from rlhf_core.training.ppo import learning_rate_share, prompt_batches, train_ppo
+from rlhf_core.training.ppo import (
+    check_shares,
+    learning_rate_share,
+    prompt_batches,
+    train_ppo,
+)
 from tests.tiny_models import SPECIAL, arranged, tiny_policy, tiny_ppo_models
 
 PROMPTS = [[3 + i % 9, 4 + i % 8] for i in range(48)]
@@ -282,3 +287,17 @@ def test_each_pass_covers_every_prompt_once_in_an_order_of_its_own():
 def test_a_rollout_larger_than_the_prompts_takes_each_as_often():
     (batch,) = islice(prompt_batches(3, 9, seed=1), 1)
     assert Counter(batch) == {0: 3, 1: 3, 2: 3}
+
+
+@pytest.mark.parametrize(
+    "changes, named",
+    [
+        ({"rollout_batch_size": 30, "mini_batch_size": 15}, r"ppo\.rollout_batch_size.* = 30"),
+        ({"rollout_batch_size": 24, "mini_batch_size": 6}, r"ppo\.mini_batch_size = 6"),
+    ],
+)
+def test_processes_that_cannot_share_evenly_are_refused_before_anything_is_loaded(changes, named):
+    settings = PpoSettings(**changes)
+    check_shares(settings, 3)
+    with pytest.raises(UserError, match=f"4 processes cannot share .*{named}"):
+        check_shares(settings, 4)

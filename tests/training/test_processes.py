@@ -8,6 +8,7 @@ import torch
 from accelerate import Accelerator
 from torch.testing import assert_close
 
+from rlhf_core.errors import UserError
 from rlhf_core.report import ignore
 from rlhf_core.reward_models import RewardModel
 from rlhf_core.settings.ppo import PpoSettings
@@ -68,13 +69,16 @@ def reward_model_weights(accelerator: Accelerator) -> list[torch.Tensor]:
     return list(model.parameters())
 
 
-def ppo_weights(accelerator: Accelerator) -> list[torch.Tensor]:
+def ppo_weights(accelerator: Accelerator, **changes: int) -> list[torch.Tensor]:
     """Parameters of a policy and a value model after two updates, one below the other."""
     models = tiny_ppo_models()
     train_ppo(
         models,
         [[3 + i % 9, 4 + i % 8] for i in range(16)],
-        PpoSettings(updates=2, rollout_batch_size=8, mini_batch_size=4, learning_rate=0.003),
+        PpoSettings(
+            **{"updates": 2, "rollout_batch_size": 8, "mini_batch_size": 4, "learning_rate": 0.003}
+            | changes
+        ),
         ignore,
         special=SPECIAL,
         max_response_tokens=6,
@@ -111,6 +115,9 @@ def test_two_processes_train_as_one_does(tmp_path):
 def main() -> None:
     accelerator = Accelerator(cpu=True)
     assert accelerator.num_processes == 2
+    for uneven in ({"rollout_batch_size": 9, "mini_batch_size": 3}, {"mini_batch_size": 1}):
+        with pytest.raises(UserError, match="2 processes cannot share"):
+            ppo_weights(accelerator, **uneven)
     trained = train_all(accelerator)
     torch.save(
         {name: [w.detach() for w in weights] for name, weights in trained.items()},
