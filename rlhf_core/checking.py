@@ -1,8 +1,9 @@
 """A table is checked here: rows to train on, rows set aside with their reasons, or a refusal."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from rlhf_core.cutting import cut_prompt
 from rlhf_core.lengths import LengthCounter, check_lengths
 from rlhf_core.preferences import TableName, check_rows
 from rlhf_core.reading import ReadTable
@@ -31,6 +32,9 @@ class CheckedTable:
     usable: list[Row]
     set_aside: list[SetAside]
     faults: list[Fault]
+    prompts_cut: int
+    """Usable rows whose prompt was cut to its budget."""
+
     refusals: list[str]
     """One message for each reason not to train at all; none where the table can be used."""
 
@@ -47,8 +51,13 @@ def check_table(
     faults = [*read.faults, *check_rows(read.rows, table)]
     broken = _places(faults, actions, "refuse") | _places(faults, actions, "set_aside")
     whole = [row for row in read.rows if (row.file, row.line) not in broken]
+    too_long: list[Fault] = []
+    cut = 0
     if table != "text":  # which whoever reads it cuts to the length that it needs
-        faults.extend(check_lengths(whole, model, counter))
+        too_long = check_lengths(whole, model, counter)
+        if settings.long_prompts == "cut":
+            whole, too_long, cut = _with_cut_prompts(whole, too_long, model, counter)
+    faults.extend(too_long)
     refused = [fault for fault in faults if actions[fault.rule] == "refuse"]
     aside = _places(faults, actions, "set_aside")
     usable = [row for row in whole if (row.file, row.line) not in aside]
@@ -59,7 +68,10 @@ def check_table(
     faulty = _places(counted, actions, "set_aside")
     if len(faulty) > settings.max_set_aside_share * read.row_count:
         refusals.append(_over_the_limit(table, counted, actions, read, settings))
-    if not refused and not usable:
+    over_budget = len({(fault.file, fault.line) for fault in too_long}) + cut
+    if over_budget > settings.max_too_long_share * read.row_count:
+        refusals.append(_too_many_too_long(table, too_long, over_budget, read, settings))
+    elif not refused and not usable:
         refusals.append(
             f"data.{table}: no row is left (rule DATA-001): {read.row_count} were read, and all "
             f"were set aside ({_counts(faults)}). Mend the rows or raise the limits named."
@@ -70,15 +82,22 @@ def check_table(
         usable=usable,
         set_aside=_set_aside(read.rows, faults, aside),
         faults=faults,
+        prompts_cut=cut,
         refusals=refusals,
     )
 
 
 def rule_actions(settings: DataSettings) -> Mapping[str, Action]:
     """What is done by each rule under these settings."""
-    lengths: dict[str, Action] = {
-        "LEN-001": "set_aside" if settings.long_prompts == "drop" else "refuse",
-        "LEN-002": "set_aside" if settings.long_responses == "drop" else "refuse",
+    by_choice: dict[str, Action] = {
+        "drop": "set_aside",
+        "cut": "set_aside",  # of which nothing would have been left
+        "keep": "warn",
+        "refuse": "refuse",
+    }
+    lengths = {
+        "LEN-001": by_choice[settings.long_prompts],
+        "LEN-002": by_choice[settings.long_responses],
     }
     return {rule.id: rule.action for rule in RULES.values()} | lengths | settings.rules
 
@@ -99,6 +118,45 @@ def refusal(tables: Sequence[CheckedTable], report_name: str) -> str | None:
         f"Nothing was trained. Full list: {report_name}"
     )
     return "\n".join(messages)
+
+
+def _with_cut_prompts(
+    rows: Sequence[Row], faults: Sequence[Fault], model: ModelSettings, counter: LengthCounter
+) -> tuple[list[Row], list[Fault], int]:
+    """The rows with over-long prompts cut, the faults that are left, and how many were cut."""
+
+    def fits(prompt: str) -> bool:
+        whole = model.prompt_template.replace("{prompt}", prompt)
+        return counter.prompts([whole])[0] <= model.max_prompt_tokens
+
+    over = {(fault.file, fault.line) for fault in faults if fault.rule == "LEN-001"}
+    cut: dict[tuple[str, int], Row] = {}
+    for row in rows:
+        if (row.file, row.line) in over:
+            prompt = cut_prompt(row.prompt, fits)
+            if prompt is not None:
+                cut[row.file, row.line] = replace(row, prompt=prompt)
+    left = [
+        fault for fault in faults if fault.rule != "LEN-001" or (fault.file, fault.line) not in cut
+    ]
+    return [cut.get((row.file, row.line), row) for row in rows], left, len(cut)
+
+
+def _too_many_too_long(
+    table: TableName,
+    faults: Sequence[Fault],
+    count: int,
+    read: ReadTable,
+    settings: DataSettings,
+) -> str:
+    enough = -(-100 * count // read.row_count) / 100  # the share, rounded up to whole percent
+    return (
+        f"{render_faults(faults)}\n"
+        f"data.{table}: {count / read.row_count:.2%} of {read.row_count:,} rows are over the token "
+        f"budgets, more than max_too_long_share={settings.max_too_long_share:.2%}. Raise "
+        "model.max_prompt_tokens or model.max_response_tokens, or accept it: "
+        f"`--set data.max_too_long_share={enough}`."
+    )
 
 
 def _set_aside(

@@ -43,12 +43,14 @@ continues from a checkpoint where there is one."""
 SHOWN_FILES = (
     "*.html",
     "*.png",
+    "examples.jsonl",
     "judgements.jsonl",
     "metrics.json",
     "report.json",
     "samples.jsonl",
     "scorecard.json",
     "sources.json",
+    "truncation.json",
 )
 """Payload files that people look at; MLflow gets a copy."""
 

@@ -239,3 +239,9 @@ def test_an_adapter_has_another_usual_learning_rate_and_the_dump_shows_it(sectio
     dumped = write(tmp_path, dump_recipe(recipe))
     assert parse_yaml(dumped.read_text(), "dump").value["sft"]["learning_rate"] == rate
     assert load_recipe(dumped) == recipe
+
+
+def test_responses_that_the_data_stage_drops_cannot_be_cut_by_sft(tmp_path):
+    path = write(tmp_path, MINIMAL + "sft: {long_responses: cut}\n")
+    assert "set data.long_responses to 'keep'" in refusal(path)
+    assert load_recipe(path, ["data.long_responses=keep"]).sft.long_responses == "cut"

@@ -89,12 +89,17 @@ class DataSettings(Settings):
     evaluation_share: float = Field(default=0.1, gt=0, lt=0.9)
     """Share of prompts kept for the evaluation; no other stage sees them."""
 
-    long_prompts: Literal["drop", "refuse"] = "drop"
-    """What happens to rows whose prompt is over `model.max_prompt_tokens`."""
+    long_prompts: Literal["drop", "cut", "refuse"] = "drop"
+    """What happens to rows whose prompt is over `model.max_prompt_tokens`; `cut` takes away whole
+    paragraphs at the prompt's end, or the oldest exchanges of a dialogue, and leaves the end of the
+    template as it is."""
 
-    long_responses: Literal["drop", "refuse"] = "drop"
-    """What happens to rows whose response is over `model.max_response_tokens`: a response is never
-    cut, since the model would learn not to end."""
+    long_responses: Literal["drop", "keep", "refuse"] = "drop"
+    """What happens to rows whose response is over `model.max_response_tokens`; `keep` hands them on
+    whole, for `sft.long_responses: cut`, and the other stages leave them out."""
+
+    max_too_long_share: float = Field(default=0.5, ge=0, le=1)
+    """Refuse a table of which more than this share is over the budgets and so dropped or cut."""
 
     max_set_aside_share: float = Field(default=0.01, ge=0, le=1)
     """Refuse a table of which more than this share was set aside for its faults; rows that are

@@ -90,3 +90,13 @@ class Recipe(Settings):
                 "reward_model.collect needs prompts that the SFT policy can answer: give "
                 "data.prompts or data.demonstrations a source."
             )
+
+    @model_validator(mode="after")
+    def _long_responses_reach_sft(self) -> Self:
+        if self.sft.long_responses == "cut" and self.data.long_responses != "keep":
+            raise ValueError(
+                f"sft.long_responses='cut' has nothing to cut, since data.long_responses="
+                f"{self.data.long_responses!r} keeps long responses from it: set "
+                "data.long_responses to 'keep'."
+            )
+        return self

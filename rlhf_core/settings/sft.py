@@ -70,6 +70,21 @@ class SftSettings(Settings):
     patience: int | None = Field(default=None, ge=1)
     """Stop after this many evaluations without a better validation loss."""
 
+    samples: int = Field(default=16, ge=0)
+    """Validation prompts that the policy answers after each epoch; how much the answers repeat
+    themselves and whether they end is reported, and said where it is bad."""
+
+    sample_temperature: float = Field(default=0.0, ge=0)
+    """Temperature of these samples; 0 takes the most likely token, as arXiv:2009.01325 evaluates
+    its SFT models, and shows loops that sampling hides."""
+
+    long_responses: Literal["drop", "cut"] = "drop"
+    """What happens to a demonstration whose response is over `model.max_response_tokens`: its row
+    is dropped, or the response is cut and no end token put behind it."""
+
+    max_truncated_share: float = Field(default=0.2, ge=0, le=1)
+    """Refuse demonstrations of which more than this share was dropped or cut for its length."""
+
     lora: LoraSettings | None = None
     """Train an adapter instead of all weights."""
 

@@ -12,7 +12,7 @@ from rlhf_core.preferences import TableName
 from rlhf_core.reading import read_table
 from rlhf_core.report import Report
 from rlhf_core.rows import Row
-from rlhf_core.rules import RULES, count_by_rule
+from rlhf_core.rules import LENGTH_RULES, RULES, count_by_rule
 from rlhf_core.settings.data import DataSettings, SupportDeskSettings, TableSettings
 from rlhf_core.settings.model import ModelSettings
 from rlhf_core.sides import Sides, split_tables
@@ -132,6 +132,7 @@ def _table_facts(checked: CheckedTable) -> dict[str, object]:
         "rows": checked.row_count,
         "usable": len(checked.usable),
         "set_aside": len(checked.set_aside),
+        "prompts_cut": checked.prompts_cut,
         "faults_by_rule": count_by_rule(checked.faults),
     }
 
@@ -162,6 +163,11 @@ def _metrics(sides: Sides, checked: Sequence[CheckedTable]) -> dict[str, float]:
         for split, rows in splits.items()
     }
     metrics["set_aside"] = sum(len(table.set_aside) for table in checked)
+    metrics["too_long"] = sum(
+        len({(fault.file, fault.line) for fault in table.faults if fault.rule in LENGTH_RULES})
+        + table.prompts_cut
+        for table in checked
+    )
     for name, texts in {
         "prompt_words": [row.prompt for row in sides.prompts["train"]],
         "demonstration_words": [row.best or "" for row in sides.demonstrations["train"]],

@@ -1,15 +1,14 @@
 """The `sft` stage: a base model and demonstrations in, the SFT policy out."""
 
+import copy
 from pathlib import Path
 
-import pandas as pd
 import torch
 from peft import TaskType
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhf_core.batches import Encoder, trained_tokenizer
+from rlhf_core.batches import Encoder, SpecialTokens, trained_tokenizer
 from rlhf_core.checkpoints import Checkpoints
-from rlhf_core.errors import DataError
 from rlhf_core.history import recorded
 from rlhf_core.models import (
     fit_vocabulary,
@@ -17,15 +16,22 @@ from rlhf_core.models import (
     new_policy,
     with_lora,
 )
-from rlhf_core.pretrained import load_policy, load_tokenizer, save_policy
+from rlhf_core.pretrained import load_policy, load_tokenizer, save_model, save_policy
+from rlhf_core.repetition import repetition
 from rlhf_core.report import Report
 from rlhf_core.settings.model import ModelSettings
 from rlhf_core.settings.sft import SftSettings
+from rlhf_core.sft_report import write_sft_records
 from rlhf_core.tables import read_demonstrations, read_preferences, read_prompts, read_text
-from rlhf_core.training.demonstrations import Demonstrations
+from rlhf_core.training.encoded import EncodedRows, encoded_rows
 from rlhf_core.training.optimization import make_accelerator
 from rlhf_core.training.sft import train_sft
+from rlhf_core.training.sft_course import EpochSampler, SftOutcome
 from rlhf_core.training.state import saving_into
+from rlhf_core.training.trained import take_tensors, trained_tensors
+
+EPOCHS = "epochs"
+"""Folder of the artifact with a model for each kept epoch, by its number."""
 
 
 def make_sft(
@@ -41,8 +47,9 @@ def make_sft(
     """Write the SFT policy, its tokenizer and the record of its training into `out_dir`."""
     tokenizer, policy = base_model(model, data, seed=seed)
     encoder = Encoder(tokenizer, model)
-    train = encoded_demonstrations(encoder, read_demonstrations(data, "train"))
-    validation = encoded_demonstrations(encoder, read_demonstrations(data, "validation"))
+    train = encoded_rows(encoder, read_demonstrations(data, "train"), settings)
+    validation = encoded_rows(encoder, read_demonstrations(data, "validation"), settings)
+    sampler = _sampler(settings, encoder, validation)
     accelerator = make_accelerator()
     trained = policy
     if settings.lora is not None:
@@ -51,23 +58,76 @@ def make_sft(
     with recorded(out_dir, report) as recording:
         outcome = train_sft(
             trained,
-            train,
-            validation,
+            train.demonstrations,
+            validation.demonstrations,
             settings,
             recording,
             pad_token_id=encoder.pad_token_id,
             seed=seed,
             accelerator=accelerator,
             saving=saving_into(checkpoints, recording),
+            sampler=sampler,
+            notice=_unheard if checkpoints is None else checkpoints.notice,
         )
-    save_policy(merged(trained), tokenizer, out_dir)
+    if accelerator.is_main_process:
+        _write_epochs(trained, outcome, out_dir)
+        save_policy(merged(trained), tokenizer, out_dir)
+        write_sft_records(
+            out_dir,
+            encoder=encoder,
+            train=train,
+            validation=validation,
+            sampler=sampler,
+            outcome=outcome,
+            settings=settings,
+            seed=seed,
+        )
+    truncation = train.truncation
     return {
         "validation_loss": outcome.validation_loss,
         "steps": outcome.steps,
         "best_step": outcome.best_step,
-        "demonstrations": len(train.prompts),
+        "turned_at_step": outcome.turned_at,
+        "demonstrations": len(train.demonstrations.prompts),
+        "rows_dropped": truncation.rows_dropped,
+        "responses_cut": truncation.responses_cut,
+        "tokens_lost": truncation.tokens_lost,
         "parameters": sum(parameter.numel() for parameter in policy.parameters()),
     }
+
+
+def _sampler(
+    settings: SftSettings, encoder: Encoder, validation: EncodedRows
+) -> EpochSampler | None:
+    """How the policy is asked after each epoch; None where it shall not be."""
+    rows = validation.demonstrations
+    shown = min(settings.samples, len(rows.prompts))
+    if not shown:
+        return None
+    ends = [encoder.eos_token_id]
+    usual = repetition(rows.responses[:shown], end_token_ids=ends)
+    return EpochSampler(
+        rows.prompts[:shown],
+        SpecialTokens(ends, encoder.pad_token_id),
+        encoder.settings.max_response_tokens,
+        settings.sample_temperature,
+        usual_repetition=usual["repeated_4grams"],
+    )
+
+
+def _write_epochs(trained: PreTrainedModel, outcome: SftOutcome, out_dir: Path) -> None:
+    """The weights of each kept epoch are in `epochs/N`; those of `trained` are what they were."""
+    if not outcome.epochs:
+        return
+    selected = {name: weight.clone() for name, weight in trained_tensors(trained).items()}
+    for epoch, weights in outcome.epochs.items():
+        take_tensors(trained, weights)
+        save_model(merged(copy.deepcopy(trained)), out_dir / EPOCHS / str(epoch))
+    take_tensors(trained, selected)
+
+
+def _unheard(_: str) -> None:
+    """Nobody listens to what training has to say."""
 
 
 def base_model(
@@ -96,17 +156,3 @@ def _corpus(data: Path, model: ModelSettings) -> list[str]:
         *(model.response_prefix + response for response in responses),
         *read_text(data, "train").text,
     ]
-
-
-def encoded_demonstrations(encoder: Encoder, table: pd.DataFrame) -> Demonstrations:
-    """Token ids of the rows that fit the budgets; raises DataError where none does."""
-    prompts = encoder.prompts(list(table.prompt))
-    responses = encoder.responses(list(table.prompt), list(table.response))
-    fitting = encoder.fitting(prompts, responses)
-    if not fitting:
-        raise DataError(
-            f"None of {len(table)} demonstrations fits model.max_prompt_tokens="
-            f"{encoder.settings.max_prompt_tokens} and model.max_response_tokens="
-            f"{encoder.settings.max_response_tokens}: raise them, or give shorter rows."
-        )
-    return Demonstrations([prompts[row] for row in fitting], [responses[row] for row in fitting])

@@ -13,17 +13,11 @@ from rlhf_core.errors import TrainingStopped
 from rlhf_core.generation import sample_in_batches
 from rlhf_core.repetition import repetition
 from rlhf_core.settings.sft import SftSettings
+from rlhf_core.training.sft_notes import overfitting_note, sample_notes
 from rlhf_core.training.trained import copied_tensors, take_tensors
 
 NO_TOKEN = -1
 """Fills the ids of samples, which are carried as one tensor an epoch."""
-
-LOOPING_SHARE = 0.25
-"""Samples repeat themselves like a broken record where this share of their 4-grams has been there
-before in the same response, beyond what is usual in the demonstrations."""
-
-UNENDED_SHARE = 0.5
-"""Fewer samples than this that end by themselves are said: the policy has not learnt to stop."""
 
 
 class EpochSampler(NamedTuple):
@@ -62,7 +56,7 @@ class SftOutcome(NamedTuple):
     validation_loss: float
     stopped_early: bool
     turned_at: int
-    """Step of the first evaluation that was worse than one before it; 0 where there was none."""
+    """Step at the end of the first epoch since which no validation loss was the best; else 0."""
 
     samples: Mapping[int, Sequence[Sequence[int]]]
     """Ids of the samples after each whole epoch."""
@@ -88,6 +82,7 @@ class SftCourse:
             "misses": 0,
             "last": math.nan,
             "turned_at": 0,
+            "said": 0,
         }
         self.tensors |= {"best": {}, "samples": {}}
         if self.settings.keeps_epochs:
@@ -107,25 +102,31 @@ class SftCourse:
     def evaluated(self, policy: PreTrainedModel, *, step: int, loss: float) -> None:
         """Keep the weights if the loss is the best so far, else count a miss.
 
-        The first that is worse is said: from here on training fits what it sees, not what it does
+        The first epoch that ends worse is said: training then fits what it sees, not what it does
         not.
         """
         best = self.best
         best["last"] = loss
         if loss < best["validation_loss"]:
-            best |= {"step": step, "validation_loss": loss, "misses": 0}
+            best |= {"step": step, "validation_loss": loss, "misses": 0, "turned_at": 0}
             if self.settings.selection != "last":
                 self.tensors["best"] |= copied_tensors(policy)
             return
         best["misses"] += 1
-        if math.isfinite(loss) and best["step"] and not best["turned_at"]:
-            best["turned_at"] = step
-            kept = "the last weights" if self.settings.selection == "last" else "the better weights"
+        ends_an_epoch = step % self.per_epoch == 0
+        if not (ends_an_epoch and math.isfinite(loss) and best["step"]) or best["turned_at"]:
+            return
+        best["turned_at"] = step
+        if not best["said"]:
+            best["said"] = 1
             self.notice(
-                f"over-fitting: the validation loss turned, from {best['validation_loss']:.4f} "
-                f"after {best['step'] / self.per_epoch:.3g} epochs to {loss:.4f} after "
-                f"{step / self.per_epoch:.3g}; {kept} are kept (sft.selection). Fewer sft.epochs "
-                "or a lower sft.learning_rate avoid it."
+                overfitting_note(
+                    best["validation_loss"],
+                    best["step"] / self.per_epoch,
+                    loss,
+                    step / self.per_epoch,
+                    keeps_best=self.settings.selection != "last",
+                )
             )
 
     def epoch_ended(
@@ -139,19 +140,13 @@ class SftCourse:
         rows = sampler.sample(policy, seed=seed)
         self.tensors["samples"][str(epoch)] = _as_tensor(rows)
         metrics = repetition(rows, end_token_ids=sampler.special.end)
-        if metrics["repeated_4grams"] > sampler.usual_repetition + LOOPING_SHARE:
-            self.notice(
-                f"samples after epoch {epoch} repeat themselves like a broken record: "
-                f"{metrics['repeated_4grams']:.0%} of their 4-grams stood before in the same "
-                f"response, {sampler.usual_repetition:.0%} in the demonstrations. Look at "
-                "samples.jsonl, and for repeated or cut demonstrations."
-            )
-        if metrics["ended_share"] < UNENDED_SHARE:
-            self.notice(
-                f"only {metrics['ended_share']:.0%} of the samples after epoch {epoch} end within "
-                f"{sampler.max_tokens} tokens: the policy has not learnt to stop. Train longer, or "
-                "raise model.max_response_tokens."
-            )
+        for note in sample_notes(
+            metrics,
+            epoch=epoch,
+            max_tokens=sampler.max_tokens,
+            usual_repetition=sampler.usual_repetition,
+        ):
+            self.notice(note)
         return metrics
 
     def finished(self, policy: PreTrainedModel, *, step: int) -> SftOutcome:

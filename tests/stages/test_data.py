@@ -344,3 +344,35 @@ def test_a_public_sample_with_blank_responses_is_refused_with_their_count(tmp_pa
     with pytest.raises(DataError) as caught:
         make(tmp_path / "out", demonstrations={"source": source})
     assert "... and 280 more rows of this rule" in str(caught.value)  # 300, 20 of them shown
+
+
+def test_long_prompts_are_cut_at_their_paragraphs_where_the_recipe_says_so(tmp_path):
+    rows = demonstrations(40)
+    rows[3]["prompt"] = "keep these four words\nand lose these five words"
+    model = WORDS.model_copy(update={"max_prompt_tokens": 6, "prompt_template": "{prompt}\nTL;DR:"})
+    data = {"demonstrations": {"source": write(tmp_path / "d.jsonl", rows)}}
+    dropped = make(tmp_path / "dropped", model, **data)
+    metrics = make(tmp_path / "cut", model, **data, long_prompts="cut")
+    tables = [read_demonstrations(tmp_path / "cut", split) for split in ("train", "validation")]
+    prompts = [prompt for table in tables for prompt in table.prompt]
+    prompts += list(read_prompts(tmp_path / "cut", "evaluation").prompt)
+    assert "keep these four words" in prompts
+    assert (dropped["set_aside"], metrics["set_aside"]) == (1, 0)
+    assert dropped["too_long"] == metrics["too_long"] == 1
+    report = json.loads((tmp_path / "cut" / "report.json").read_text())
+    assert report["tables"]["demonstrations"]["prompts_cut"] == 1
+
+
+def test_long_responses_are_handed_on_whole_where_another_stage_cuts_them(tmp_path):
+    model = WORDS.model_copy(update={"max_response_tokens": 4})
+    data = {"demonstrations": {"source": write(tmp_path / "d.jsonl", demonstrations(40))}}
+    metrics = make(tmp_path / "out", model, **data, long_responses="keep", max_too_long_share=1.0)
+    assert metrics["too_long"] == 40  # of five words with the end
+    assert metrics["demonstrations_train"] > 0
+
+
+def test_more_rows_over_the_budgets_than_the_share_allows_are_a_refusal(tmp_path):
+    model = WORDS.model_copy(update={"max_response_tokens": 4})
+    data = {"demonstrations": {"source": write(tmp_path / "d.jsonl", demonstrations(40))}}
+    with pytest.raises(DataError, match=r"100\.00% of 40 rows are over the token budgets.*=1\.0"):
+        make(tmp_path / "out", model, **data)

@@ -100,3 +100,60 @@ def test_a_base_model_that_is_nowhere_is_refused(chain, tmp_path):
     model = ModelSettings(base=str(tmp_path / "nowhere"))
     with pytest.raises(ModelError, match="nowhere"):
         make(chain, tmp_path / "sft", model=model)
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_examples_show_what_training_reads_and_what_it_learns(chain):
+    shown = lines(chain.sft / "examples.jsonl")
+    assert [(row["file"], row["line"]) for row in shown] == [("rows.jsonl", 1)] * 5
+    tokenizer = AutoTokenizer.from_pretrained(chain.sft)
+    first = shown[0]
+    end = tokenizer.eos_token_id
+    assert first["ids"] == [*tokenizer("w0 w0 so done")["input_ids"], end]
+    assert first["learnt"] == [False, False, True, True, True]
+    assert first["tokens"] == ["w0", "w0", "so", "done", "<eos>"]
+
+
+def test_samples_of_every_epoch_are_kept_and_the_last_are_as_demonstrated(chain):
+    rows = lines(chain.sft / "samples.jsonl")
+    assert [row["epoch"] for row in rows] == [1] * 16 + [2] * 16 + [3] * 16
+    last = rows[-1]
+    assert (last["response"], last["ended"], last["tokens"]) == ("so done", True, 3)
+    measured = [row for row in read_history(chain.sft) if "sample_ended_share" in row]
+    assert [row["step"] for row in measured] == [8, 16, 24]  # 120 rows in batches of 16
+    assert measured[-1]["sample_ended_share"] == 1
+
+
+def test_the_page_holds_what_happened_and_nothing_from_elsewhere(chain):
+    page = (chain.sft / "report.html").read_text()
+    assert "Supervised fine-tuning" in page
+    assert "What the length budgets took" in page
+    assert '<span class="token learnt" title=' in page
+    assert not any(word in page for word in ("<script", "http:", "https:", "url("))
+
+
+def test_kept_epochs_are_models_of_their_own_and_the_best_is_the_policy(chain, tmp_path):
+    settings = QUICK.model_copy(
+        update={"epochs": 2, "keep_epochs": True, "lora": LoraSettings(rank=2)}
+    )
+    summary = make(chain, tmp_path / "sft", settings=settings, model=based_on(chain, chain.sft))
+    first, second = (
+        load_policy(tmp_path / "sft" / "epochs" / str(epoch)).state_dict() for epoch in (1, 2)
+    )
+    policy = load_policy(tmp_path / "sft").state_dict()
+    kept = second if summary["best_step"] == 8 else first
+    assert all(torch.equal(policy[name], weight) for name, weight in kept.items())
+    assert any(not torch.equal(first[name], second[name]) for name in first)
+
+
+def test_long_responses_are_cut_without_an_end_where_the_recipe_says_so(chain, tmp_path):
+    model = chain.model.model_copy(update={"max_response_tokens": 2})
+    settings = QUICK.model_copy(update={"long_responses": "cut", "max_truncated_share": 1.0})
+    summary = make(chain, tmp_path / "sft", settings=settings, model=model)
+    assert (summary["responses_cut"], summary["rows_dropped"]) == (120, 0)
+    found = json.loads((tmp_path / "sft" / "truncation.json").read_text())
+    assert found["train"]["responses_cut"] == 120
+    assert lines(tmp_path / "sft" / "examples.jsonl")[0]["tokens"] == ["w0", "w0", "so", "done"]

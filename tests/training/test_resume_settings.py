@@ -101,6 +101,10 @@ CARRY_NOTHING: dict[str, set[str]] = {
         "final_learning_rate_share",
         "warmup_share",
         "max_grad_norm",
+        "samples",  # how many there are; every case carries some
+        "sample_temperature",
+        "long_responses",  # before training
+        "max_truncated_share",
     },
     "reward_model": {
         "epochs",
