@@ -94,17 +94,13 @@ def _notes(
             )
         )
     prefix = "sample_"
-    for row in history:
-        found = {
-            name.removeprefix(prefix): value
-            for name, value in row.items()
-            if name.startswith(prefix) and value is not None
-        }
-        if found and sampler is not None:
-            notes += sample_notes(
-                found,
-                epoch=int(row["step"] or 0) // per_epoch,
-                max_tokens=sampler.max_tokens,
-                usual_repetition=sampler.usual_repetition,
-            )
+    sampled = [row for row in history if f"{prefix}ended_share" in row]
+    if sampled and sampler is not None:  # of the epochs the last one counts
+        last = sampled[-1]
+        notes += sample_notes(
+            {name.removeprefix(prefix): value or 0.0 for name, value in last.items()},
+            epoch=int(last["step"] or 0) // per_epoch,
+            max_tokens=sampler.max_tokens,
+            usual_repetition=sampler.usual_repetition,
+        )
     return notes

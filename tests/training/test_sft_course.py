@@ -58,6 +58,20 @@ def test_overfitting_is_said_once_when_the_validation_loss_turns():
     assert "fewer sft.epochs" in said[0].lower()
 
 
+def test_a_loss_that_falls_again_below_its_best_has_not_turned():
+    losses = []
+
+    def report(step, metrics):
+        losses.extend([metrics["validation_loss"]] if "validation_loss" in metrics else [])
+
+    # A rate so high that the loss jumps about while it falls.
+    outcome = train(tiny_policy(), validation=COPIES, report=report, epochs=6, learning_rate=0.05)
+    best = losses.index(min(losses))
+    assert any(b > a for a, b in pairwise(losses[: best + 1]))
+    after = [6 * (epoch + 1) for epoch in range(best + 1, len(losses))]
+    assert outcome.turned_at == (after[0] if after else 0)
+
+
 def test_nothing_is_said_while_the_validation_loss_falls():
     said = []
     assert train(tiny_policy(), validation=COPIES, said=said, epochs=3).turned_at == 0
