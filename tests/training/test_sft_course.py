@@ -15,7 +15,7 @@ from rlhf_core.settings.sft import SftSettings
 from rlhf_core.training.demonstrations import Demonstrations
 from rlhf_core.training.residual_dropout import residual_dropout
 from rlhf_core.training.sft import train_sft, validation_loss
-from rlhf_core.training.sft_course import EpochSampler
+from rlhf_core.training.sft_course import EpochSampler, SftCourse
 from rlhf_core.training.trained import take_tensors
 from tests.tiny_models import PAD, SPECIAL, tiny_policy
 from tests.training.resuming import COPIES, OTHERS
@@ -59,17 +59,18 @@ def test_overfitting_is_said_once_when_the_validation_loss_turns():
 
 
 def test_a_loss_that_falls_again_below_its_best_has_not_turned():
-    losses = []
-
-    def report(step, metrics):
-        losses.extend([metrics["validation_loss"]] if "validation_loss" in metrics else [])
-
-    # A rate so high that the loss jumps about while it falls.
-    outcome = train(tiny_policy(), validation=COPIES, report=report, epochs=6, learning_rate=0.05)
-    best = losses.index(min(losses))
-    assert any(b > a for a, b in pairwise(losses[: best + 1]))
-    after = [6 * (epoch + 1) for epoch in range(best + 1, len(losses))]
-    assert outcome.turned_at == (after[0] if after else 0)
+    said, policy = [], tiny_policy()
+    course = SftCourse(SftSettings(epochs=9), 4, said.append)
+    turned = []
+    # Twice an epoch of 4 steps: a bump within an epoch is none; after 8 and 16 steps it has turned.
+    for step, loss in zip(
+        range(2, 22, 2), (3.0, 2.0, 2.5, 2.1, 1.9, 1.8, 2.2, 1.9, 1.9, 1.7), strict=True
+    ):
+        course.evaluated(policy, step=step, loss=loss)
+        turned.append(course.best["turned_at"])
+    assert turned == [0, 0, 0, 8, 0, 0, 0, 16, 16, 0]
+    assert len(said) == 1
+    assert "from 2.0000 after 1 epochs to 2.1000 after 2" in said[0]
 
 
 def test_nothing_is_said_while_the_validation_loss_falls():
