@@ -21,8 +21,8 @@ from rlhf_core.stages.collecting import Preferences, collected_preferences
 from rlhf_core.tables import read_demonstrations, read_preferences
 from rlhf_core.training.candidates import Candidates, Chosen
 from rlhf_core.training.compared import compare
-from rlhf_core.training.normalization import SftSamples, Texts, member_scores_of, normalize
 from rlhf_core.training.encoded import encoded_demonstrations
+from rlhf_core.training.normalization import SftSamples, Texts, member_scores_of, normalize
 from rlhf_core.training.optimization import make_accelerator
 from rlhf_core.training.ranked import Rankings, mismatches
 
