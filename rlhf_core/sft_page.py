@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 
-from rlhf_core.evaluation.stylesheet import STYLESHEET
-from rlhf_core.line_chart import Line, Marked, line_chart
+from rlhf_core.pages.html import document, table, text, tile
+from rlhf_core.pages.line_chart import Line, Marked, line_chart
+from rlhf_core.pages.stylesheet import STYLESHEET
 from rlhf_core.sft_records import Example, Sample
 from rlhf_core.truncation import Truncation
 
@@ -57,13 +57,7 @@ def sft_page(report: SftReport) -> str:
         _samples(report.samples),
         _examples(report.examples),
     ]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>SFT</title><style>{STYLESHEET}{STYLE}</style></head><body><main>\n"
-        + "\n".join(sections)
-        + "\n</main></body></html>"
-    )
+    return document("SFT", sections, STYLESHEET + STYLE)
 
 
 def _headline(report: SftReport) -> str:
@@ -78,10 +72,7 @@ def _headline(report: SftReport) -> str:
         last = max(sample.epoch for sample in report.samples)
         ended = [sample.ended for sample in report.samples if sample.epoch == last]
         tiles.append((f"{sum(ended) / len(ended):.0%}", "of the last samples end by themselves"))
-    shown = "".join(
-        f'<div class="tile"><b>{escape(figure)}</b><span>{escape(about)}</span></div>'
-        for figure, about in tiles
-    )
+    shown = "".join(tile(figure, about) for figure, about in tiles)
     return (
         '<h1>Supervised fine-tuning</h1><p class="soft">The policy learns to answer as the '
         f'demonstrations do. Seed {report.seed}.</p><div class="tiles">{shown}</div>'
@@ -89,7 +80,7 @@ def _headline(report: SftReport) -> str:
 
 
 def _notes(notes: Sequence[str]) -> str:
-    return "".join(f'<p class="note">{escape(note)}</p>' for note in notes)
+    return "".join(f'<p class="note">{text(note)}</p>' for note in notes)
 
 
 def _losses(report: SftReport) -> str:
@@ -137,10 +128,10 @@ def _budgets(truncations: Mapping[str, Truncation]) -> str:
         ("longest prompt, tokens", lambda found: f"{found.longest_prompt:,}"),
         ("longest response, tokens", lambda found: f"{found.longest_response:,}"),
     ]
-    rows = [[name, *map(fact, truncations.values())] for name, fact in facts]
+    rows = [[name, *(fact(found) for found in truncations.values())] for name, fact in facts]
     return (
         "<h2>What the length budgets took</h2>"
-        + _table(["", *truncations], rows)
+        + table(["", *truncations], rows)
         + '<p class="soft">Rows that the data stage set aside for their length are in its '
         "<code>report.json</code>.</p>"
     )
@@ -179,7 +170,7 @@ def _repetition(report: SftReport) -> str:
     several = len(measured) > 1
     return (
         "<h2>Does it repeat itself?</h2>"
-        + _table(heads, rows)
+        + table(heads, rows)
         + (chart if several else "")
         + '<p class="soft">Repeated: n-grams that stood before in the same response, as a broken '
         "record has them. Distinct: different n-grams of all samples by their number.</p>"
@@ -207,7 +198,7 @@ def _samples(samples: Sequence[Sample]) -> str:
         ]
         answers.append(_answer("demonstration", own[0].reference, ""))
         shown.append(
-            f'<article><header><div class="text">{escape(prompt)}</div></header>'
+            f'<article><header><div class="text">{text(prompt)}</div></header>'
             f'<div class="answers">{"".join(answers)}</div></article>'
         )
     return (
@@ -222,9 +213,9 @@ def _facts(sample: Sample) -> str:
 
 
 def _answer(name: str, response: str, facts: str) -> str:
-    shown = escape(response) or '<span class="soft">(empty)</span>'
+    shown = text(response) or '<span class="soft">(empty)</span>'
     return (
-        f'<div class="answer"><h4><span>{escape(name)}</span><small>{escape(facts)}</small></h4>'
+        f'<div class="answer"><h4><span>{text(name)}</span><small>{text(facts)}</small></h4>'
         f'<div class="text">{shown}</div></div>'
     )
 
@@ -236,13 +227,13 @@ def _examples(examples: Sequence[Example]) -> str:
     for example in examples:
         tokens = "".join(
             f'<span class="token {"learnt" if learnt else "read"}" title="{number}">'
-            f"{escape(token)}</span>"
+            f"{text(token)}</span>"
             for number, token, learnt in zip(
                 example.ids, example.tokens, example.learnt, strict=True
             )
         )
         shown.append(
-            f"<article><header>{escape(example.file)}:{example.line}</header>"
+            f"<article><header>{text(example.file)}:{example.line}</header>"
             f'<div class="answer wide example">{tokens}</div></article>'
         )
     return (
@@ -250,15 +241,4 @@ def _examples(examples: Sequence[Example]) -> str:
         '<p class="soft">The first demonstrations token by token, ids on hover; '
         '<span class="token learnt">green</span> is learnt, '
         '<span class="token read">grey</span> is read only.</p>' + "".join(shown)
-    )
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in heads)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
-    )
-    return (
-        f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody>'
-        "</table></div>"
     )

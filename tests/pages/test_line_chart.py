@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from rlhf_core.line_chart import HEIGHT, WIDTH, Line, Marked, line_chart
+from rlhf_core.pages.line_chart import HEIGHT, WIDTH, Line, Marked, line_chart
 
 
 def chart(points, **changes):
