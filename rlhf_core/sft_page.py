@@ -116,19 +116,22 @@ def _averaged(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]
 
 
 def _budgets(truncations: Mapping[str, Truncation]) -> str:
-    facts = [
-        ("demonstrations", lambda found: f"{found.rows:,}"),
-        ("tokens", lambda found: f"{found.tokens:,}"),
-        ("prompts over the budget", lambda found: f"{found.prompts_too_long:,}"),
-        ("responses over the budget", lambda found: f"{found.responses_too_long:,}"),
-        ("rows dropped", lambda found: f"{found.rows_dropped:,}"),
-        ("responses cut", lambda found: f"{found.responses_cut:,}"),
-        ("tokens lost", lambda found: f"{found.tokens_lost:,}"),
-        ("rows without anything to learn", lambda found: f"{found.rows_without_labels:,}"),
-        ("longest prompt, tokens", lambda found: f"{found.longest_prompt:,}"),
-        ("longest response, tokens", lambda found: f"{found.longest_response:,}"),
+    facts = {
+        "demonstrations": "rows",
+        "tokens": "tokens",
+        "prompts over the budget": "prompts_too_long",
+        "responses over the budget": "responses_too_long",
+        "rows dropped": "rows_dropped",
+        "responses cut": "responses_cut",
+        "tokens lost": "tokens_lost",
+        "rows without anything to learn": "rows_without_labels",
+        "longest prompt, tokens": "longest_prompt",
+        "longest response, tokens": "longest_response",
+    }
+    documents = [found.document() for found in truncations.values()]
+    rows = [
+        [name, *(f"{found[count]:,.0f}" for found in documents)] for name, count in facts.items()
     ]
-    rows = [[name, *(fact(found) for found in truncations.values())] for name, fact in facts]
     return (
         "<h2>What the length budgets took</h2>"
         + table(["", *truncations], rows)
