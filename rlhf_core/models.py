@@ -21,6 +21,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from rlhf_core.adapters import Adapter, adapter_of
 from rlhf_core.batches import SharedPrompts
 from rlhf_core.maths.masking import position_ids
 from rlhf_core.settings.base import LoraSettings
@@ -125,6 +126,8 @@ class ScalarModel(nn.Module):
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
+        self.adapter: Adapter | None = None
+        """What was merged into the body, where it was trained with an adapter."""
         disable_dropout(model)
 
     @property
@@ -227,10 +230,19 @@ def with_lora(model: PreTrainedModel, settings: LoraSettings, *, task: TaskType)
 
 
 def merged(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
-    """The model with its adapter, if it has one, added into the weights."""
+    """The model with its adapter, if it has one, added into the weights of a copy.
+
+    The weights below an adapter may be those of other models too, and stay as they are.
+    """
     if isinstance(model, PeftModel):
-        return cast(PreTrainedModel, model.merge_and_unload())
+        return cast(PreTrainedModel, copy.deepcopy(model).merge_and_unload())
     return model
+
+
+def merge_adapter(scalar: ScalarModel) -> None:
+    """Add the adapter of `scalar`, if it has one, into its weights in place; it is kept beside."""
+    scalar.adapter = adapter_of(scalar.model)
+    scalar.model = merged(scalar.model)
 
 
 def weights_digest(model: nn.Module) -> str:

@@ -22,6 +22,7 @@ from transformers import (
 )
 from transformers.utils import logging as hf_logging
 
+from rlhf_core.adapters import ADAPTER, read_adapter, save_adapter
 from rlhf_core.errors import ModelError
 from rlhf_core.models import ScalarModel, disable_dropout, end_token_ids
 
@@ -144,7 +145,16 @@ def load_scalar_model(folder: str | Path) -> ScalarModel:
     """Load a reward or value model, its head and its normalisation (the head's bias) included."""
     loaded = _load(AutoModelForTokenClassification, folder, "reward model")
     _refuse_missing(loaded, folder, allowed=())
-    return ScalarModel(loaded.model)
+    scalar = ScalarModel(loaded.model)
+    scalar.adapter = read_adapter(Path(folder) / ADAPTER)
+    return scalar
+
+
+def save_scalar_model(scalar: ScalarModel, folder: Path) -> None:
+    """Write a merged model into `folder`, and its adapter beside its weights if it had one."""
+    save_model(scalar.model, folder)
+    if scalar.adapter is not None:
+        save_adapter(scalar.adapter, folder / ADAPTER)
 
 
 def save_model(model: PreTrainedModel, folder: Path) -> None:

@@ -20,7 +20,7 @@ from rlhf_core.maths.masking import has_ended
 from rlhf_core.maths.normalization import Affine
 from rlhf_core.maths.readouts import at_last, before_end, over_tokens
 from rlhf_core.models import ScalarModel
-from rlhf_core.pretrained import load_scalar_model, save_model
+from rlhf_core.pretrained import load_scalar_model, save_scalar_model
 from rlhf_core.settings.reward_model import Readout
 from rlhf_core.threads import side_by_side
 
@@ -181,14 +181,14 @@ def take_mean_of_heads(reward_model: RewardModel) -> None:
 
 def save_reward_model(reward_model: RewardModel, folder: Path, **facts: object) -> None:
     """`folder` holds the models, the description with `facts` added, and no tokenizer."""
-    save_model(reward_model.first.model, folder)
+    save_scalar_model(reward_model.first, folder)
     if reward_model.heads is not None:
         tensors = {
             name: w.detach().contiguous() for name, w in reward_model.heads.state_dict().items()
         }
         save_file(tensors, folder / HEADS)
     for number, model in enumerate(list(reward_model.models)[1:], start=2):
-        save_model(cast(ScalarModel, model).model, folder / MEMBERS / str(number))
+        save_scalar_model(cast(ScalarModel, model), folder / MEMBERS / str(number))
     description = {
         "readout": reward_model.readout,
         "kind": reward_model.kind,

@@ -2,8 +2,10 @@ import pytest
 from pydantic import ValidationError
 
 from rlhf_core.settings.algorithms import DpoSettings
+from rlhf_core.settings.base import LoraSettings
 from rlhf_core.settings.ppo import PpoSettings
 from rlhf_core.settings.recipe import Recipe
+from rlhf_core.settings.reward_model import RewardModelSettings
 
 RLOO = {"algorithm": "rloo", "responses_per_prompt": 4}
 GRPO = {"algorithm": "grpo", "responses_per_prompt": 4}
@@ -31,6 +33,8 @@ def refusal(**settings):
         (DPO | {"responses_per_prompt": 4}, "ppo.responses_per_prompt"),
         (DPO | {"kl_target": 6.0}, "ppo.kl_target"),
         (DPO | SHARED, "ppo.value_network"),
+        (DPO | {"loss_reduction": "sequence_mean"}, "ppo.loss_reduction"),
+        (GRPO | {"kl_estimator": "k3"}, "ppo.kl_estimator"),
         ({"dpo": DpoSettings(label_smoothing=0.1)}, "ppo.dpo"),
         (GRPO | {"dpo": DpoSettings(epochs=2)}, "ppo.dpo"),
         (SHARED | {"value_learning_rate": 0.1}, "ppo.value_learning_rate"),
@@ -83,3 +87,12 @@ def test_dpo_is_not_taught_by_rankings_that_are_yet_to_be_collected():
     assert Recipe.model_validate(recipe).ppo.algorithm == "ppo"
     with pytest.raises(ValidationError, match=r"give that file to data\.preferences"):
         Recipe.model_validate(recipe | {"ppo": DPO})
+
+
+def test_adapters_learn_ten_times_as_fast_where_no_rate_is_given():
+    lora = LoraSettings(rank=4)
+    for section, full in ((PpoSettings, 3e-6), (RewardModelSettings, 9e-6)):
+        assert section().learning_rate == full
+        assert section(lora=lora).learning_rate == pytest.approx(10 * full)
+        assert section(lora=lora, learning_rate=0.5).learning_rate == 0.5
+        assert section(**section(lora=lora).model_dump()) == section(lora=lora)

@@ -11,10 +11,13 @@ from rlhf_core.settings.algorithms import (
     DpoSettings,
     without_effect,
 )
-from rlhf_core.settings.base import LoraSettings, Settings
+from rlhf_core.settings.base import LoraSettings, Settings, with_usual_learning_rate
 from rlhf_core.settings.ppo_profiles import Profile, filled_in
 from rlhf_core.settings.ptx import PtxSettings
 from rlhf_core.settings.rewards import EnsembleScore, RewardSettings, ScoringSettings
+
+FULL_LEARNING_RATE, ADAPTER_LEARNING_RATE = 3e-6, 3e-5
+"""N+'s for all weights (detail P13), and ten times that for adapters."""
 
 
 class PpoSettings(Settings):
@@ -52,8 +55,9 @@ class PpoSettings(Settings):
     ppo_epochs: int = Field(default=4, ge=1)
     """Passes over each rollout."""
 
-    learning_rate: float = Field(default=3e-6, gt=0)
-    """Peak learning rate of the policy."""
+    learning_rate: float = Field(default=FULL_LEARNING_RATE, gt=0)
+    """Peak learning rate of the policy; where none is given, 3e-6 for all weights and 3e-5 for the
+    adapter of `lora`."""
 
     value_learning_rate: float | None = Field(default=None, gt=0)
     """Peak learning rate of the value model; the policy's when not given."""
@@ -195,6 +199,13 @@ class PpoSettings(Settings):
 
     dpo: DpoSettings = DpoSettings()
     """What only `dpo` reads."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _usual_learning_rate(cls, values: object) -> object:
+        return with_usual_learning_rate(
+            values, full=FULL_LEARNING_RATE, adapter=ADAPTER_LEARNING_RATE
+        )
 
     @property
     def starts_value_from_reward_model(self) -> bool:

@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from rlhf_core.settings.base import LoraSettings, Settings
+from rlhf_core.settings.base import LoraSettings, Settings, with_usual_learning_rate
 from rlhf_core.settings.collection import CollectionSettings
 
 Readout = Literal["eos", "last_content_token", "per_token", "mean_pooled"]
@@ -24,6 +24,10 @@ class EnsembleSettings(Settings):
     data_share: float = Field(default=1.0, gt=0, le=1)
     """Share of the rankings that each member learns from, drawn for each; less makes members of
     one body differ more."""
+
+
+FULL_LEARNING_RATE, ADAPTER_LEARNING_RATE = 9e-6, 9e-5
+"""InstructGPT's for all weights (arXiv:2203.02155, C.2), and ten times that for adapters."""
 
 
 class RewardModelSettings(Settings):
@@ -66,8 +70,9 @@ class RewardModelSettings(Settings):
     micro_batch_size: int | None = Field(default=None, ge=1)
     """Prompts per forward pass, when fewer than `batch_size` fit in memory."""
 
-    learning_rate: float = Field(default=9e-6, gt=0)
-    """Peak learning rate of AdamW."""
+    learning_rate: float = Field(default=FULL_LEARNING_RATE, gt=0)
+    """Peak learning rate of AdamW; where none is given, 9e-6 for all weights and 9e-5 for the
+    adapter of `lora`."""
 
     final_learning_rate_share: float = Field(default=0.1, ge=0, le=1)
     """The cosine schedule ends at this share of the peak."""
@@ -133,6 +138,13 @@ class RewardModelSettings(Settings):
 
     lora: LoraSettings | None = None
     """Train an adapter and the head instead of all weights."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _usual_learning_rate(cls, values: object) -> object:
+        return with_usual_learning_rate(
+            values, full=FULL_LEARNING_RATE, adapter=ADAPTER_LEARNING_RATE
+        )
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:

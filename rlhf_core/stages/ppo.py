@@ -6,37 +6,28 @@ from functools import partial
 from pathlib import Path
 
 import pandas as pd
-import torch
-from peft import TaskType
 from transformers import GenerationConfig
 
 from rlhf_core.batches import Encoder, SpecialTokens
 from rlhf_core.checkpoints import Checkpoints
-from rlhf_core.errors import DataError, RecipeError, TrainingStopped
+from rlhf_core.errors import DataError, TrainingStopped
 from rlhf_core.history import NOT_RECORDED, recorded
 from rlhf_core.models import (
-    ScalarModel,
     end_token_ids,
-    frozen_copy,
     merged,
     weights_digest,
-    with_lora,
-    zero_head,
 )
 from rlhf_core.pretrained import (
-    load_policy,
-    load_scalar_model,
     load_tokenizer,
-    new_scalar_model,
     save_model,
     save_policy,
 )
 from rlhf_core.report import Report
-from rlhf_core.scorers import SCORING, PromptText, Reader, Scorer, load_scorer
+from rlhf_core.scorers import SCORING, PromptText, Reader, load_scorer
 from rlhf_core.settings.model import ModelSettings
 from rlhf_core.settings.ppo import PpoSettings
 from rlhf_core.settings.ptx import PtxSettings
-from rlhf_core.sharing import put_on_trunk
+from rlhf_core.sharing import published_value_model
 from rlhf_core.stages.policies import left_policies
 from rlhf_core.stages.reward_model import encoded_rankings
 from rlhf_core.tables import read_preferences, read_prompts, read_text
@@ -46,6 +37,7 @@ from rlhf_core.training.likelihoods import with_reference
 from rlhf_core.training.optimization import make_accelerator
 from rlhf_core.training.ppo import check_shares, train_ppo
 from rlhf_core.training.ppo_metrics import rollout_metrics
+from rlhf_core.training.ppo_models import load_models, said_of_bodies
 from rlhf_core.training.preflight import check_before_ppo
 from rlhf_core.training.ptx import cut_texts
 from rlhf_core.training.rollouts import PpoModels, Rollout, collect_rollout
@@ -86,6 +78,8 @@ def make_ppo(
     reader = Reader(encoder, special, known_prompts(texts, prompts, table))
     scorer = load_scorer(settings.scoring, reward_model, reader, policy=sft)
     models = load_models(settings, sft, reward_model, scorer, seed=seed)
+    if settings.lora is not None and checkpoints is not None:
+        checkpoints.notice(said_of_bodies(models))
     for part in models.by_name().values():
         part.to(accelerator.device)
     reference_digest = weights_digest(models.reference)
@@ -168,7 +162,8 @@ def make_ppo(
         for folder, policy in {".": left.published, **left.beside}.items():
             save_policy(merged(policy), tokenizer, out_dir / folder)
         if models.value_model is not None:
-            save_model(merged(models.value_model.model), out_dir / "value_model")
+            value_model = published_value_model(models.value_model, models.policy)
+            save_model(value_model, out_dir / "value_model")
             tokenizer.save_pretrained(out_dir / "value_model")
     starts = {f"start_{name}": value for name, value in asdict(preflight).items()}
     kept = {name: value for name, value in last.items() if name not in NOT_RECORDED}
@@ -207,25 +202,6 @@ def plain_text(encoder: Encoder, data: Path, settings: PtxSettings) -> list[list
     return examples
 
 
-def load_models(
-    settings: PpoSettings, sft: Path, reward_model: Path, scorer: Scorer, *, seed: int
-) -> PpoModels:
-    """The models: policy and reference from the SFT policy, the others as settings say."""
-    policy = load_policy(sft)
-    reference = frozen_copy(policy)
-    value_model = _value_model(settings, sft, reward_model, scorer, seed=seed)
-    if settings.lora is not None:
-        torch.manual_seed(seed)  # adapters draw from torch's global generator
-        policy = with_lora(policy, settings.lora, task=TaskType.CAUSAL_LM)
-    if value_model is not None and settings.value_network == "shared_trunk":
-        put_on_trunk(value_model, policy)
-    elif value_model is not None and settings.lora is not None:
-        value_model = ScalarModel(
-            with_lora(value_model.model, settings.lora, task=TaskType.TOKEN_CLS)
-        )
-    return PpoModels(policy, reference, scorer, value_model)
-
-
 def known_prompts(
     texts: list[str], prompts: list[list[int]], table: pd.DataFrame
 ) -> dict[tuple[int, ...], PromptText]:
@@ -235,24 +211,6 @@ def known_prompts(
         tuple(ids): PromptText(text, references[text])
         for text, ids in zip(texts, prompts, strict=True)
     }
-
-
-def _value_model(
-    settings: PpoSettings, sft: Path, reward_model: Path, scorer: Scorer, *, seed: int
-) -> ScalarModel | None:
-    """The value model as it starts, with a body of its own; None where there is none."""
-    if settings.algorithm != "ppo":
-        return None
-    if settings.starts_value_from_reward_model:
-        if scorer.own_reading is not None:
-            raise RecipeError(
-                "ppo.value_init=reward_model: the reward model reads another tokenizer or template "
-                "than the policy, so it cannot value the policy's tokens. Set ppo.value_init=sft."
-            )
-        return load_scalar_model(reward_model)
-    value_model = new_scalar_model(sft, seed=seed)
-    zero_head(value_model)
-    return value_model
 
 
 def fitting_prompts(encoder: Encoder, texts: list[str]) -> tuple[list[str], list[list[int]]]:

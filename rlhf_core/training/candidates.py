@@ -17,7 +17,7 @@ from rlhf_core.batches import SpecialTokens
 from rlhf_core.checkpoints import Checkpoints
 from rlhf_core.errors import DataError
 from rlhf_core.history import Recording
-from rlhf_core.models import merged, with_lora
+from rlhf_core.models import merge_adapter, with_lora
 from rlhf_core.pretrained import new_scalar_model
 from rlhf_core.report import Report
 from rlhf_core.reward_models import RewardModel, new_heads, take_mean_of_heads
@@ -112,8 +112,7 @@ class Candidates:
         )
         self._steps += steps
         self._trained += 1
-        first = reward_model.first
-        first.model = merged(first.model)
+        merge_adapter(reward_model.first)
         take_mean_of_heads(reward_model)
         return reward_model.eval()
 
