@@ -3,6 +3,9 @@
 The command prints the message without a traceback and ends with `exit_code`.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 
 class RlhfError(Exception):
     """A fault with a sentence for the user; `exit_code` is what the command ends with."""
@@ -33,9 +36,16 @@ class ArtifactError(UserError):
 
 
 class TrainingStopped(RlhfError):
-    """Training was stopped by its own guard: going on could not have been right."""
+    """Training was stopped by its own guard: going on could not have been right.
+
+    `diagnosis` is what `diagnosis.json` says of it, beside the message.
+    """
 
     exit_code = 3
+
+    def __init__(self, message: str, diagnosis: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.diagnosis: Mapping[str, Any] = diagnosis or {}
 
 
 class StorageError(RlhfError):

@@ -4,6 +4,7 @@ The order is that of a safe publish: payload, manifest, rename, commit record, M
 """
 
 import errno
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -17,10 +18,11 @@ from prefect.logging import get_run_logger
 
 from rlhf_core.artifacts import MANIFEST, REMADE, Artifact, verify_artifact
 from rlhf_core.checkpoints import Checkpoints
-from rlhf_core.errors import ArtifactError, MemoryExhausted, StorageError
-from rlhf_core.folders import system_faults_told
+from rlhf_core.errors import ArtifactError, MemoryExhausted, StorageError, TrainingStopped
+from rlhf_core.folders import pretty_json, system_faults_told
 from rlhf_core.recipes import dump_recipe
 from rlhf_core.report import Report
+from rlhf_core.sentinel.diagnosis import DIAGNOSIS, LAST_GOOD
 from tasks.datasets import raw_files_of, tables_of, tables_read
 from tasks.environment import checkpoint_seconds
 from tasks.handles import Handle, PipelineRun, StageJob
@@ -82,7 +84,7 @@ def run_stage(job: StageJob, pipeline: PipelineRun, make: Make) -> Handle:
         _storage_faults_named(store),
     ):
         pages = _log_beginning(run, job, inputs)
-        with _memory_faults_named(job, run):
+        with _memory_faults_named(job, run), _diagnosis_kept(job, run, store):
             metrics = _compute(job, run, store, make)
         for handle in job.inputs.values():
             _open_input(handle)  # what was read is what was checked
@@ -248,6 +250,33 @@ def _memory_faults_named(job: StageJob, run: TrackedRun) -> Iterator[None]:
             f"Stage '{job.stage}' ran out of memory at step {run.last_step + 1} ({words[0]}); "
             f"{sizes}. {how_to_need_less(job.stage, job.settings[job.stage])}"
         ) from error
+
+
+@contextmanager
+def _diagnosis_kept(job: StageJob, run: TrackedRun, store: Store) -> Iterator[None]:
+    """Where the guard stops training, its verdict stands in the work folder and on the run.
+
+    The last good policy is moved beside it, and the message says where both are.
+    """
+    try:
+        yield
+    except TrainingStopped as stopped:
+        work = store.work(job.key)
+        verdict = str(stopped)
+        path = work / DIAGNOSIS
+        document = {"verdict": verdict, "stage": job.stage, **stopped.diagnosis}
+        places = f"The diagnosis is in {path}"
+        saved = work / "payload" / LAST_GOOD
+        if saved.is_dir():
+            kept = work / LAST_GOOD
+            shutil.rmtree(kept, ignore_errors=True)
+            saved.rename(kept)
+            document["last_good"] = str(kept)
+            places += f", the last good policy in {kept}"
+        path.write_bytes(pretty_json(document))
+        run.log_json(DIAGNOSIS, document)
+        run.set_tags({"diagnosis": verdict})
+        raise TrainingStopped(f"{verdict} {places}.", document) from stopped
 
 
 @contextmanager

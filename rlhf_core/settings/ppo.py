@@ -15,6 +15,7 @@ from rlhf_core.settings.base import LoraSettings, Settings, with_usual_learning_
 from rlhf_core.settings.ppo_profiles import Profile, filled_in
 from rlhf_core.settings.ptx import PtxSettings
 from rlhf_core.settings.rewards import EnsembleScore, RewardSettings, ScoringSettings
+from rlhf_core.settings.sentinel import PpoSentinelSettings
 
 FULL_LEARNING_RATE, ADAPTER_LEARNING_RATE = 3e-6, 3e-5
 """N+'s for all weights (detail P13), and ten times that for adapters."""
@@ -182,9 +183,6 @@ class PpoSettings(Settings):
     max_approx_kl: float | None = Field(default=None, gt=0)
     """End an update's optimization early once the policy moved this far within it."""
 
-    max_kl_to_reference: float | None = Field(default=50.0, gt=0)
-    """Stop training when the mean sequence KL passes this many nats."""
-
     ptx: PtxSettings | None = None
     """Go on learning the plain text of `data.text` beside; off without a reason to keep it."""
 
@@ -199,6 +197,9 @@ class PpoSettings(Settings):
 
     dpo: DpoSettings = DpoSettings()
     """What only `dpo` reads."""
+
+    sentinel: PpoSentinelSettings = PpoSentinelSettings()
+    """What is watched, and when it warns or stops training."""
 
     @model_validator(mode="before")
     @classmethod

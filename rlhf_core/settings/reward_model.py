@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from rlhf_core.settings.base import LoraSettings, Settings, with_usual_learning_rate
 from rlhf_core.settings.collection import CollectionSettings
+from rlhf_core.settings.sentinel import RewardModelSentinelSettings
 
 Readout = Literal["eos", "last_content_token", "per_token", "mean_pooled"]
 
@@ -138,6 +139,9 @@ class RewardModelSettings(Settings):
 
     lora: LoraSettings | None = None
     """Train an adapter and the head instead of all weights."""
+
+    sentinel: RewardModelSentinelSettings = RewardModelSentinelSettings()
+    """What is watched, and when it warns or stops training."""
 
     @model_validator(mode="before")
     @classmethod

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from rlhf_core.settings.base import LoraSettings, Settings, with_usual_learning_rate
+from rlhf_core.settings.sentinel import SupervisedSentinelSettings
 
 FULL_LEARNING_RATE = 1e-5
 """InstructGPT's for 1.3B and 6B parameters (arXiv:2203.02155, C.1), rounded."""
@@ -87,6 +88,9 @@ class SftSettings(Settings):
 
     lora: LoraSettings | None = None
     """Train an adapter instead of all weights."""
+
+    sentinel: SupervisedSentinelSettings = SupervisedSentinelSettings()
+    """What is watched, and when it warns or stops training."""
 
     @property
     def keeps_epochs(self) -> bool:

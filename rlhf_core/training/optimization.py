@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from rlhf_core.errors import TrainingStopped
 from rlhf_core.maths.schedules import adam_epsilon_outside
 from rlhf_core.threads import side_by_side
+from rlhf_core.training.first_bad import Bad, first_bad_tensor
+from rlhf_core.training.guard import Guard
 
 Item = TypeVar("Item")
 
@@ -97,6 +99,8 @@ class Step(NamedTuple):
     loss: float
     grad_norm: float
     metrics: dict[str, float]
+    bad: Bad | None = None
+    """Why it was not taken: weights and optimizer are then as before, bit for bit."""
 
 
 def optimizer_step(
@@ -108,23 +112,34 @@ def optimizer_step(
     *,
     max_grad_norm: float,
     add_gradients: AddGradients | None = None,
+    guard: Guard | None = None,
 ) -> Step:
     """Accumulate the micro-batches' gradients and take one step; `model` is changed in place.
 
-    Gradients are those of `fill_gradients`, and what `add_gradients` adds to them. Raises
-    TrainingStopped before the step where the loss or the gradient is not finite.
+    Gradients are those of `fill_gradients`, and what `add_gradients` adds to them. Where the loss
+    or the gradient is not finite the step is not taken: its `bad` says why, for `guard.judge`;
+    without a guard it raises TrainingStopped.
     """
+    parts = list(parts)
     optimizer.zero_grad()
-    means = fill_gradients(accelerator, model, list(parts), part_of)
+    means = fill_gradients(accelerator, model, parts, part_of)
     if add_gradients is not None:
         means |= add_gradients()
     norm = accelerator.clip_grad_norm_(model.parameters(), max_grad_norm)
     loss, grad_norm = means.pop("loss"), float(norm) if norm is not None else 0.0
+    bad = None
     if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-        raise TrainingStopped(
-            f"Training stopped before an optimizer step whose loss is {loss} and whose gradient "
-            f"norm is {grad_norm}: lower the learning rate, or look for extreme rows."
-        )
+        if guard is None:
+            raise TrainingStopped(
+                f"Training stopped before an optimizer step whose loss is {loss} and whose "
+                f"gradient norm is {grad_norm}: lower the learning rate, or look for extreme rows."
+            )
+        bad = first_bad_tensor(model, parts, part_of, loss_is_finite=math.isfinite(loss))
+    elif guard is not None and guard.skips(loss):
+        bad = Bad("spike", "the loss")
+    if bad is not None:
+        optimizer.zero_grad()
+        return Step(loss, grad_norm, means, bad)
     optimizer.step()
     return Step(loss, grad_norm, means)
 
@@ -196,24 +211,45 @@ def _gradients_in_turn(
     return done
 
 
+EXTREMES = ("largest_", "smallest_")
+"""How a number's name begins of which the largest or smallest counts, and not the mean."""
+
+
 @dataclass
 class WeightedMeans:
     """Means of numbers that were each measured over their own count of rows or tokens."""
 
     _totals: dict[str, float] = field(default_factory=dict)
+    _extremes: dict[str, float] = field(default_factory=dict)
     _weights: dict[str, float] = field(default_factory=dict)
 
     def add(self, name: str, mean: float, weight: float) -> None:
         """Take in a mean over `weight` rows or tokens."""
+        if name.startswith(tuple(EXTREMES)):
+            extreme = max if name.startswith("largest_") else min
+            self._extremes[name] = extreme(mean, self._extremes.get(name, mean))
+            return
         self._totals[name] = self._totals.get(name, 0.0) + mean * weight
         self._weights[name] = self._weights.get(name, 0.0) + weight
 
     def over_processes(self, accelerator: Accelerator) -> dict[str, float]:
         """The means over everything that all processes took in."""
-        return {
+        means = {
             name: summed(accelerator, total) / summed(accelerator, self._weights[name])
             for name, total in self._totals.items()
         }
+        return means | {
+            name: _extreme(accelerator, name, value) for name, value in self._extremes.items()
+        }
+
+
+def _extreme(accelerator: Accelerator, name: str, number: float) -> float:
+    """The largest or smallest of the processes' numbers, by its name."""
+    if accelerator.num_processes == 1:
+        return number
+    value = torch.tensor([number], dtype=torch.float64, device=accelerator.device)
+    everyone = accelerator.gather(value)
+    return float(everyone.max() if name.startswith("largest_") else everyone.min())
 
 
 def summed(accelerator: Accelerator, number: float) -> float:

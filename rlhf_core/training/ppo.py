@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from transformers import PreTrainedModel
 
 from rlhf_core.batches import SpecialTokens
-from rlhf_core.errors import TrainingStopped, UserError
+from rlhf_core.errors import UserError
 from rlhf_core.maths.rewards import adapted_kl_coef
 from rlhf_core.maths.running import RunningMoments
 from rlhf_core.maths.schedules import cosine_to_a_tenth, linear_to_zero, warmup_from_a_tenth
@@ -23,9 +23,10 @@ from rlhf_core.training.averaging import WeightAverage
 from rlhf_core.training.optimization import summed
 from rlhf_core.training.ppo_metrics import rollout_metrics
 from rlhf_core.training.ppo_optimization import Optimization, make_networks
+from rlhf_core.training.ppo_watch import PpoWatch
 from rlhf_core.training.ptx import PtxTerm, TextOfUpdate, examples_per_step
 from rlhf_core.training.rollouts import PpoModels, collect_rollout
-from rlhf_core.training.state import Saving, TrainingState
+from rlhf_core.training.state import Saving, TrainingState, notice_of
 from rlhf_core.training.trained import Trained
 
 
@@ -50,8 +51,8 @@ def train_ppo(
     `average` follows the policy's weights, and the examples of `text` are learnt beside where the
     settings have `ptx`.
 
-    Gives the last update's metrics. Raises TrainingStopped where a number stops being finite or the
-    KL to the reference passes `max_kl_to_reference`.
+    Gives the last update's metrics and what the sentinel counted. Raises TrainingStopped, with the
+    last good state in place, where an alarm of `settings.sentinel` or the guard's ladder says so.
     """
     check_shares(settings, accelerator.num_processes)
     networks = make_networks(accelerator, models, settings)
@@ -62,20 +63,33 @@ def train_ppo(
     metrics: dict[str, float] = {}
     term = None if settings.ptx is None else PtxTerm(text, settings.ptx, special.pad)
     texts = texts_of_updates(term, settings, seed=seed)
+    trained = {name: Trained(of.bare, of.optimizer) for name, of in networks.by_name().items()}
+    watch = PpoWatch(
+        settings,
+        models,
+        trained,
+        report,
+        special=special,
+        max_response_tokens=max_response_tokens,
+        missing_eos_score=missing_eos_score,
+        notice=notice_of(saving),
+    )
     state = TrainingState(
         saving,
         accelerator,
-        {name: Trained(net.bare, net.optimizer) for name, net in networks.by_name().items()},
+        trained,
         numbers={
             "controller": controller,
             "scores_seen": scores_seen,
             "metrics": metrics,
             "text": {} if term is None else term.numbers,
+            **watch.numbers,
         },
-        tensors={} if average is None else {"average": average.tensors},
+        tensors={**watch.tensors, **({} if average is None else {"average": average.tensors})},
         frozen={"reference": models.reference, "scorer": models.scorer},
     )
     with state.continued():
+        watch.guard.keep_first()
         if average is not None:
             average.begin()
         plan = enumerate(zip(batches, texts, strict=True))
@@ -83,6 +97,7 @@ def train_ppo(
             kl_coef = controller["kl_coef"]
             started = time.monotonic()
             rows = batch[accelerator.process_index :: accelerator.num_processes]
+            rollout_seed = _seed(seed, update, accelerator.process_index)
             rollout = collect_rollout(
                 models,
                 [prompts[row] for row in rows],
@@ -91,36 +106,43 @@ def train_ppo(
                 max_response_tokens=max_response_tokens,
                 kl_coef=kl_coef,
                 missing_eos_score=missing_eos_score,
-                seed=_seed(seed, update, accelerator.process_index),
+                seed=rollout_seed,
                 accelerator=accelerator,
                 scores_seen=RunningMoments(**scores_seen),
             )
             scores_seen |= rollout.scores_seen._asdict()
             metrics.clear()
             metrics |= rollout_metrics(rollout, kl_coef=kl_coef, accelerator=accelerator)
-            _check_kl(metrics["kl_to_reference"], update + 1, settings)
-            share = learning_rate_share(update, settings)
+            metrics |= watch.signals(rollout)
+            asked = [row for row in rows for _ in range(settings.responses_per_prompt)]
+            is_good = watch.admits(update + 1, rollout, metrics, seed=rollout_seed, rows=asked)
+            share = learning_rate_share(update, settings) * watch.guard.rate_share
             networks.set_share(share)
-            optimization = Optimization(
-                networks,
-                rollout,
-                settings,
-                special,
-                accelerator,
-                update,
-                kl_coef,
-                average=average,
-                text=of_text,
-            )
-            metrics |= optimization.run(seed=_seed(seed, update, settings.updates))
+            if is_good:
+                optimization = Optimization(
+                    networks,
+                    rollout,
+                    settings,
+                    special,
+                    accelerator,
+                    update,
+                    kl_coef,
+                    watch.guard,
+                    asked,
+                    average=average,
+                    text=of_text,
+                )
+                metrics |= optimization.run(seed=_seed(seed, update, settings.updates))
             metrics["progress"] = (update + 1) / settings.updates
             metrics["learning_rate"] = settings.learning_rate * share
             tokens = summed(accelerator, float(rollout.response_mask.sum()))
             speed = {"tokens_per_second": tokens / (time.monotonic() - started)}
             report(update + 1, metrics | speed)
-            _adapt(controller, metrics["kl_to_reference"], settings)
+            if is_good:
+                watch.optimized(update + 1, rollout, metrics)
+                _adapt(controller, metrics["kl_to_reference"], settings)
             state.step_done(update + 1, is_last=update + 1 == settings.updates)
-    return metrics
+    return metrics | watch.finish()
 
 
 def check_shares(settings: PpoSettings, processes: int) -> None:
@@ -193,13 +215,3 @@ def learning_rate_share(update: int, settings: PpoSettings) -> float:
     elif settings.learning_rate_schedule == "cosine":
         share *= cosine_to_a_tenth(update, updates=settings.updates)
     return share
-
-
-def _check_kl(kl_to_reference: float, update: int, settings: PpoSettings) -> None:
-    limit = settings.max_kl_to_reference
-    if limit is not None and not kl_to_reference <= limit:
-        raise TrainingStopped(
-            f"PPO stopped at update {update}: the policy is {kl_to_reference:.1f} nats a response "
-            f"away from the reference, over max_kl_to_reference={limit:g}, where the reward model "
-            "can no longer be believed. Raise ppo.kl_coef or lower ppo.learning_rate."
-        )

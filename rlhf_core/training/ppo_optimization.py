@@ -3,7 +3,7 @@
 Steps 15 and 16 of the specification's algorithm (section 3.2).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from rlhf_core.batches import SpecialTokens
 from rlhf_core.generation import distribution_and_values
 from rlhf_core.maths.logprobs import taken_logprobs
-from rlhf_core.maths.losses import ppo_policy_loss, ppo_value_loss, reinforce_loss
+from rlhf_core.maths.losses import MAX_LOG_RATIO, ppo_policy_loss, ppo_value_loss, reinforce_loss
 from rlhf_core.maths.masking import whiten
 from rlhf_core.maths.reductions import REDUCTIONS
 from rlhf_core.maths.rewards import kl_estimates
@@ -23,6 +23,8 @@ from rlhf_core.settings.ppo import PpoSettings
 from rlhf_core.sharing import PolicyAndValue
 from rlhf_core.training.averaging import WeightAverage
 from rlhf_core.training.estimates import moments
+from rlhf_core.training.first_bad import Bad
+from rlhf_core.training.guard import Guard
 from rlhf_core.training.optimization import (
     AddGradients,
     Part,
@@ -35,6 +37,12 @@ from rlhf_core.training.optimization import (
 )
 from rlhf_core.training.ptx import TextOfUpdate
 from rlhf_core.training.rollouts import PpoModels, Rollout, policy_distribution, values_before
+
+EXTREMES: Mapping[str, Callable[[float, float], float]] = {
+    "largest_ratio": max,
+    "smallest_ratio": min,
+}
+"""Metrics whose largest or smallest value over an update counts, where others are averaged."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +104,43 @@ def make_networks(accelerator: Accelerator, models: PpoModels, settings: PpoSett
     )
 
 
+def ratio_metrics(log_ratio: Tensor) -> dict[str, float]:
+    """What the ratios new / old of some tokens are, bounded as in the loss (detail P22)."""
+    error = log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).expm1()
+    return {
+        "approx_kl_k2": float(log_ratio.square().mean() / 2),
+        "ratio_error": float(error.abs().mean()),
+        "ratio_mean": 1 + float(error.mean()),
+        "ratio_square_error": float(error.square().mean()),
+        "largest_ratio": 1 + float(error.max()),
+        "smallest_ratio": 1 + float(error.min()),
+    }
+
+
+def _of_the_first(metrics: Mapping[str, float]) -> dict[str, float]:
+    """What the first mini-batch says of the ratios and the loss, before any step (section 3.10)."""
+    if "ratio_error" not in metrics:
+        return {"first_ratio_error": 0.0}
+    shift = metrics["ratio_mean"] - 1
+    return {
+        "first_ratio_error": metrics["ratio_error"],
+        "first_ratio_mean": metrics["ratio_mean"],
+        "first_ratio_variance": max(metrics["ratio_square_error"] - shift * shift, 0.0),
+        "first_largest_ratio": metrics["largest_ratio"],
+        "first_smallest_ratio": metrics["smallest_ratio"],
+        "first_policy_loss": metrics["policy_loss"],
+    }
+
+
+def _distance(before: Sequence[Tensor], network: nn.Module) -> float:
+    """Euclidean norm of how far the weights moved."""
+    moved = [
+        torch.linalg.vector_norm(weight.detach() - old)
+        for weight, old in zip(network.parameters(), before, strict=True)
+    ]
+    return float(torch.linalg.vector_norm(torch.stack(moved)))
+
+
 @dataclass
 class Optimization:
     """The passes over one rollout: steps 15 and 16 of the algorithm."""
@@ -107,51 +152,90 @@ class Optimization:
     accelerator: Accelerator
     update: int
     kl_coef: float
+    guard: Guard
+    prompt_rows: Sequence[int]
+    """Which prompt each response of the rollout answers, to name a bad batch by."""
     average: WeightAverage[PreTrainedModel] | None = None
     """Follows each step of the policy."""
     text: TextOfUpdate | None = None
     """Plain text that is learnt beside."""
     _sums: dict[str, float] = field(default_factory=dict)
+    _extremes: dict[str, float] = field(default_factory=dict)
     _steps: int = 0
 
     def run(self, *, seed: int) -> dict[str, float]:
-        """Optimize the networks in place; gives the means of the metrics over all steps."""
+        """Optimize the networks in place; gives the means of the metrics over all steps.
+
+        A step with a number that is not finite is skipped, and where the guard returns to an
+        earlier state the rest of the rollout is left out.
+        """
         generator = torch.Generator().manual_seed(seed)
         size = self.settings.mini_batch_size // self.accelerator.num_processes
+        before = [weight.detach().clone() for weight in self.networks.policy.bare.parameters()]
         first: dict[str, float] = {}
+        returned = False
         for _ in range(self.settings.ppo_epochs):
             order = torch.randperm(len(self.rollout), generator=generator)
             for index in torch.split(order, size):
-                metrics = self._step(index)
-                first = first or {"first_ratio_error": metrics.get("ratio_error", 0.0)}
-            if self._moved_too_far():
+                metrics, bad = self._step(index)
+                first = first or _of_the_first(metrics)
+                rows = [self.prompt_rows[row] for row in index.tolist()]
+                returned = self.guard.judge(self.update + 1, bad, rows)
+                if returned:
+                    break
+            if returned or self._moved_too_far():
                 break
         means = {name: total / self._steps for name, total in self._sums.items()}
-        return means | first
+        moved = {"update_norm": _distance(before, self.networks.policy.bare)}
+        return means | self._extremes | moved | first
 
     def _moved_too_far(self) -> bool:
         limit = self.settings.max_approx_kl
-        return limit is not None and self._sums.get("approx_kl", 0.0) / self._steps > limit
+        if limit is None or not self._steps:
+            return False
+        return self._sums.get("approx_kl", 0.0) / self._steps > limit
 
-    def _step(self, index: Tensor) -> dict[str, float]:
-        """Take one step of each network on the given rows; gives what was measured before it."""
+    def _step(self, index: Tensor) -> tuple[dict[str, float], Bad | None]:
+        """Take one step of each network on the given rows; gives what was measured before it.
+
+        Where a number is not finite, no step that is still to come is taken.
+        """
         rows = micro_batches(index.tolist(), self.settings.micro_batch_size)
         parts = [torch.tensor(part, device=index.device) for part in rows]
         metrics: dict[str, float] = {}
         if self.update >= self.settings.value_warmup_updates:
-            metrics |= self._policy_step(parts, self._advantages(index))
+            taken = self._policy_step(parts, self._advantages(index))
+            metrics |= self._measured("policy", taken)
+            if taken.bad is not None:
+                return metrics, taken.bad
         value_model = self.networks.value_model
         if value_model is not None:
             part_of = partial(self._value_part, value_model.prepared)
             taken = self._optimizer_step(value_model, parts, part_of)
-            metrics |= {"value_loss": taken.loss, "value_grad_norm": taken.grad_norm}
-            metrics |= taken.metrics
+            metrics |= self._measured("value", taken)
+            if taken.bad is not None:
+                return metrics, taken.bad
         self._steps += 1
         for name, value in metrics.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value
-        return metrics
+            if name in EXTREMES:
+                extreme = EXTREMES[name]
+                self._extremes[name] = extreme(value, self._extremes.get(name, value))
+            else:
+                self._sums[name] = self._sums.get(name, 0.0) + value
+        return metrics, None
 
-    def _policy_step(self, parts: list[Tensor], advantages: Tensor) -> dict[str, float]:
+    def _measured(self, network: str, taken: Step) -> dict[str, float]:
+        """What a step measured, under the network's name."""
+        if taken.bad is None:
+            self.guard.see_gradient(network, taken.grad_norm)
+        return {
+            f"{network}_loss": taken.loss,
+            f"{network}_grad_norm": taken.grad_norm,
+            f"{network}_clipped_gradients": float(taken.grad_norm > self.settings.max_grad_norm),
+            **taken.metrics,
+        }
+
+    def _policy_step(self, parts: list[Tensor], advantages: Tensor) -> Step:
         """One step of the policy, and of the value head where both share a trunk."""
         shared = self.settings.value_network == "shared_trunk"
         part_of = partial(self._joint_part if shared else self._policy_part, advantages)
@@ -167,9 +251,9 @@ class Optimization:
                 step=self._steps,
             )
         taken = self._optimizer_step(policy, parts, part_of, add_gradients)
-        if self.average is not None:
+        if self.average is not None and taken.bad is None:
             self.average.follow()
-        return {"policy_loss": taken.loss, "policy_grad_norm": taken.grad_norm, **taken.metrics}
+        return taken
 
     def _optimizer_step(
         self,
@@ -188,6 +272,7 @@ class Optimization:
             part_of,
             max_grad_norm=self.settings.max_grad_norm,
             add_gradients=add_gradients,
+            guard=self.guard,
         )
 
     def _advantages(self, index: Tensor) -> Tensor:
@@ -241,13 +326,12 @@ class Optimization:
                 dual_clip=settings.dual_clip,
                 reduce=reduce,
             )
-        log_ratio = logprobs.detach() - old_logprobs  # log(new / old)
         metrics = {
             "clip_fraction": float(result.clip_fraction),
             "dual_clip_fraction": float(result.dual_clip_fraction),
             "extreme_ratio_fraction": float(result.extreme_ratio_fraction),
             "approx_kl": float(result.approx_kl),
-            "ratio_error": float(log_ratio[mask].expm1().abs().mean()),
+            **ratio_metrics((logprobs.detach() - old_logprobs)[mask]),  # log(new / old)
         }
         loss = result.loss
         if settings.algorithm == "grpo":

@@ -27,7 +27,8 @@ from rlhf_core.training.optimization import (
     set_learning_rate,
 )
 from rlhf_core.training.ranked import Mismatches, Rankings
-from rlhf_core.training.state import Saving, TrainingState
+from rlhf_core.training.state import Saving, TrainingState, notice_of
+from rlhf_core.training.supervised_guard import SupervisedGuard
 from rlhf_core.training.trained import Trained
 
 
@@ -84,17 +85,24 @@ def train_reward_model(
     optimizer = adamw(model, settings.learning_rate, weight_decay=settings.weight_decay)
     prepared, optimizer = accelerator.prepare(model, optimizer)
     prepared.train()
-    state = TrainingState(saving, accelerator, {"reward_model": Trained(model, optimizer)})
-    teacher = _Teacher(prepared, optimizer, settings, special, accelerator, state)
+    trained = {"reward_model": Trained(model, optimizer)}
+    guard = SupervisedGuard("reward_model", settings.sentinel, trained, notice=notice_of(saving))
+    state = TrainingState(
+        saving, accelerator, trained, numbers={"guard": guard.numbers}, tensors=guard.tensors
+    )
+    teacher = _Teacher(prepared, optimizer, settings, special, accelerator, state, guard)
     steps = 0
     with state.continued():
+        guard.keep_first()
         if mismatched is not None:
             rate = settings.mismatch_learning_rate or settings.learning_rate
             renamed = _renamed(report, "mismatch_")
             steps = teacher.teach(mismatched, renamed, learning_rate=rate, seed=seed, start=0)
-        return teacher.teach(
+        steps = teacher.teach(
             train, report, learning_rate=settings.learning_rate, seed=seed, start=steps
         )
+    guard.finish_at(steps, report)
+    return steps
 
 
 def _renamed(report: Report, prefix: str) -> Report:
@@ -114,6 +122,7 @@ class _Teacher:
     special: SpecialTokens
     accelerator: Accelerator
     state: TrainingState
+    guard: SupervisedGuard
 
     def teach(
         self,
@@ -146,7 +155,7 @@ class _Teacher:
                 warmup_steps=int(settings.warmup_share * steps),
                 final_share=settings.final_learning_rate_share,
             )
-            set_learning_rate(self.optimizer, learning_rate * share)
+            set_learning_rate(self.optimizer, learning_rate * share * self.guard.rate_share)
             taken = optimizer_step(
                 self.accelerator,
                 self.model,
@@ -154,9 +163,12 @@ class _Teacher:
                 micro_batches(own_share(rows, self.accelerator), settings.micro_batch_size),
                 partial(self._part, rankings),
                 max_grad_norm=settings.max_grad_norm,
+                guard=self.guard,
             )
             metrics = {"loss": taken.loss, "grad_norm": taken.grad_norm, **taken.metrics}
             report(start + step + 1, metrics | {"progress": (step + 1) / steps})
+            self.guard.see(start + step + 1, metrics, taken.bad, rows=rows)
+            self.guard.step_done(start + step + 1)
             self.state.step_done(start + step + 1, is_last=step + 1 == steps)
         return start + steps
 

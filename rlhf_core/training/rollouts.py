@@ -66,6 +66,8 @@ class Rollout:
     ref_logprobs: Tensor
     entropy: Tensor
     surprisal_variance: Tensor
+    end_probability: Tensor
+    """What the policy gave all end tokens together, before each token."""
     old_values: Tensor
     """What the returns were compared with: the value model's values, or the mean of a group."""
     value_mask: Tensor
@@ -159,6 +161,7 @@ def collect_rollout(
         ref_logprobs=seen.ref_logprobs,
         entropy=seen.entropy,
         surprisal_variance=seen.surprisal_variance,
+        end_probability=seen.end_probability,
         raw_scores=judgement.scores,
         judged={
             name: replace_unfinished(part, ended, missing_eos_score=missing_eos_score)
@@ -178,6 +181,7 @@ class _Seen:
     logprobs: Tensor
     entropy: Tensor
     surprisal_variance: Tensor
+    end_probability: Tensor
     ref_logprobs: Tensor
     values: Tensor | None = None
 
@@ -198,6 +202,7 @@ def _what_the_models_say(
             taken_logprobs(log_probs, rows.response_ids),
             entropy(log_probs),
             surprisal_variance(log_probs),
+            log_probs[..., list(special.end)].exp().sum(dim=-1),
             taken_logprobs(ref_log_probs, rows.response_ids),
         ]
         said = [pad(part, (0, missing)) for part in per_token]

@@ -35,6 +35,7 @@ from rlhf_core.training.sft_course import (
 )
 from rlhf_core.training.sft_loss import Targets, check_packing
 from rlhf_core.training.state import Saving, TrainingState
+from rlhf_core.training.supervised_guard import SupervisedGuard
 from rlhf_core.training.trained import Trained
 
 SCHEDULES = {"cosine": cosine_with_warmup, "linear": linear_with_warmup}
@@ -58,7 +59,8 @@ def train_sft(
     """Teach `policy` the demonstrations in place; the weights that `selection` names remain.
 
     Gradients are means over the targets of the whole batch, whatever the micro-batches (AGG).
-    `notice` is told of over-fitting and of samples that repeat themselves or do not end.
+    `notice` is told of over-fitting, of samples that repeat themselves or do not end, and of what
+    the guard sees.
     """
     if settings.loss_on == "all":
         train, validation = train.with_loss_on_prompts(), validation.with_loss_on_prompts()
@@ -70,23 +72,26 @@ def train_sft(
     model, optimizer = accelerator.prepare(policy, optimizer)
     measured_at = evaluation_steps(per_epoch, settings)
     course = SftCourse(settings, per_epoch, notice)
+    trained = {"policy": Trained(policy, optimizer)}
+    guard = SupervisedGuard("sft", settings.sentinel, trained, notice=notice)
     state = TrainingState(
         saving,
         accelerator,
-        {"policy": Trained(policy, optimizer)},
-        numbers=course.numbers,
-        tensors=course.tensors,
+        trained,
+        numbers={**course.numbers, "guard": guard.numbers},
+        tensors={**course.tensors, **guard.tensors},
     )
     targets = Targets(train, pad_token_id, accelerator.device, packing=settings.packing)
     model.train()
     with residual_dropout(policy, settings.dropout), state.continued():
+        guard.keep_first()
         step = state.done
         for rows in islice(_batches(train, settings, seed=seed), step, None):
             if course.out_of_patience:
                 break
             step += 1
             rate = settings.learning_rate * _share_of_peak(settings, step, steps)
-            set_learning_rate(optimizer, rate)
+            set_learning_rate(optimizer, rate * guard.rate_share)
             taken = optimizer_step(
                 accelerator,
                 model,
@@ -94,11 +99,11 @@ def train_sft(
                 micro_batches(own_share(rows, accelerator), settings.micro_batch_size),
                 partial(targets.part, model),
                 max_grad_norm=settings.max_grad_norm,
+                guard=guard,
             )
-            report(
-                step,
-                {"loss": taken.loss, "grad_norm": taken.grad_norm, "progress": step / steps},
-            )
+            measured = {"loss": taken.loss, "grad_norm": taken.grad_norm}
+            report(step, measured | {"progress": step / steps})
+            guard.see(step, measured, taken.bad, rows=rows)
             if (step - 1) % per_epoch + 1 in measured_at:
                 loss = validation_loss(
                     model,
@@ -114,7 +119,9 @@ def train_sft(
                 found = course.epoch_ended(policy, step // per_epoch, sampler, seed=seed)
                 if found:
                     report(step, {f"sample_{name}": value for name, value in found.items()})
+            guard.step_done(step)
             state.step_done(step, is_last=step == steps or course.out_of_patience)
+    guard.finish_at(step, report)
     return course.finished(policy, step=step)
 
 

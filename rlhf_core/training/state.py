@@ -24,7 +24,7 @@ for a setting which is neither a case nor said to carry nothing from step to ste
 
 import json
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -75,6 +75,11 @@ def saving_into(checkpoints: Checkpoints | None, recording: Recording) -> Saving
     return None if checkpoints is None else Saving(checkpoints, recording)
 
 
+def notice_of(saving: Saving | None) -> Callable[[str], None]:
+    """What tells of a loop's trouble in one line; nobody listens where nothing is saved."""
+    return (lambda _: None) if saving is None else saving.checkpoints.notice
+
+
 @dataclass
 class TrainingState:
     """What a loop continues from; without `saving` nothing is saved and every run begins anew.
@@ -89,7 +94,8 @@ class TrainingState:
     numbers: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     """Groups of what JSON can hold, infinity and NaN too; equal in every process."""
     tensors: Mapping[str, dict[str, Tensor]] = field(default_factory=dict)
-    """Groups of tensors, each at most as large as the trained weights; equal in every process."""
+    """Groups of tensors, each at most as large as the trained weights, but for one that may be
+    twice as large; equal in every process."""
     frozen: Mapping[str, nn.Module] = field(default_factory=dict)
     """Models that shape training and take no part in it: they have to be those of before."""
     done: int = 0
@@ -141,6 +147,13 @@ class TrainingState:
         return int(everyone[:, 0].max()), bool(everyone[0, 1])
 
     def _save(self, saving: Saving, step: int) -> None:
+        for name, trained in self.trained.items():
+            for key, tensor in trained_tensors(trained.network).items():
+                if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                    saving.checkpoints.notice(
+                        f"the state after step {step} is not saved: {key} of {name} is not finite"
+                    )
+                    return
         generators = self._generators()  # from every process, so every process comes here
         if self.accelerator.is_main_process:
 
@@ -162,7 +175,8 @@ class TrainingState:
         if self.accelerator.is_main_process:
             weights = (trained_tensors(trained.network) for trained in self.trained.values())
             sizes = (tensor.nbytes for tensors in weights for tensor in tensors.values())
-            checkpoints.prepare((3 + len(self.tensors)) * sum(sizes))  # weights and two moments
+            # Weights and two moments, and as much again of moments among the groups.
+            checkpoints.prepare((4 + len(self.tensors)) * sum(sizes))
         self.accelerator.wait_for_everyone()
         self._digests = {name: weights_digest(model) for name, model in self.frozen.items()}
         for name, trained in self.trained.items():

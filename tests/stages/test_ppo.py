@@ -20,6 +20,7 @@ from rlhf_core.settings.base import LoraSettings
 from rlhf_core.settings.ppo import PpoSettings
 from rlhf_core.settings.ptx import PtxSettings
 from rlhf_core.settings.reward_model import RewardModelSettings
+from rlhf_core.settings.sentinel import PpoSentinelSettings
 from rlhf_core.stages.ppo import make_ppo
 from rlhf_core.stages.reward_model import make_reward_model
 from rlhf_core.tables import write_table
@@ -359,8 +360,9 @@ def test_a_reward_model_that_says_the_same_of_everything_is_refused(chain, tmp_p
 
 
 def test_a_policy_that_goes_too_far_stops_the_stage(chain, tmp_path):
-    with pytest.raises(TrainingStopped, match=r"max_kl_to_reference=0\.01"):
-        make(chain, tmp_path / "ppo", learning_rate=0.1, updates=5, max_kl_to_reference=0.01)
+    limits = PpoSentinelSettings(kl_to_reference={"stop": 0.02})
+    with pytest.raises(TrainingStopped, match=r"PPO stopped at update \d: .*\(limit 0\.01\)"):
+        make(chain, tmp_path / "ppo", learning_rate=0.1, updates=5, sentinel=limits)
 
 
 def test_prompts_over_the_budget_are_refused_when_none_is_left(chain, tmp_path):

@@ -9,7 +9,13 @@ import pytest
 from safetensors import SafetensorError
 
 from rlhf_core.artifacts import verify_artifact
-from rlhf_core.errors import ArtifactError, DataError, MemoryExhausted, StorageError
+from rlhf_core.errors import (
+    ArtifactError,
+    DataError,
+    MemoryExhausted,
+    StorageError,
+    TrainingStopped,
+)
 from rlhf_core.recipes import load_recipe
 from rlhf_core.settings.base import STAGES
 from tests.tasks.fake_stages import replace_stages
@@ -145,6 +151,42 @@ def test_a_failing_stage_ends_its_runs_as_failed_and_keeps_its_error(
     parent = mlflow_client.get_run(record["run_id"])
     assert parent.info.status == "FAILED"
     assert parent.data.tags["failure"] == "DataError: rows.jsonl: row 3 is empty"
+
+
+def test_a_stage_stopped_by_its_guard_leaves_its_diagnosis_and_last_good_policy(
+    run_pipeline, monkeypatch, mlflow_client, tmp_path
+):
+    from prefect.client.orchestration import get_client
+
+    def make(settings, model, *, out_dir, **inputs):
+        (out_dir / "last_good").mkdir()
+        (out_dir / "last_good" / "model.safetensors").write_bytes(b"good")
+        raise TrainingStopped("PPO stopped at update 3: too far; mend it.", {"cause": "far"})
+
+    monkeypatch.setattr(sys.modules["rlhf_core.stages.ppo"], "make_ppo", make)
+    with pytest.raises(TrainingStopped) as stopped:
+        run_pipeline()
+
+    (work,) = (tmp_path / "store" / "work").glob("ppo-*")
+    message = str(stopped.value)
+    assert message == (
+        "PPO stopped at update 3: too far; mend it. The diagnosis is in "
+        f"{work / 'diagnosis.json'}, the last good policy in {work / 'last_good'}."
+    )
+    assert (work / "last_good" / "model.safetensors").read_bytes() == b"good"
+    found = json.loads((work / "diagnosis.json").read_text())
+    assert found["cause"] == "far"
+    assert found["verdict"] == "PPO stopped at update 3: too far; mend it."
+    (record,) = read_records(tmp_path / "store" / "runs")
+    parent = mlflow_client.get_run(record["run_id"])
+    (ppo,) = mlflow_client.search_runs(
+        [parent.info.experiment_id], "tags.stage = 'ppo' and status = 'FAILED'"
+    )
+    assert ppo.data.tags["diagnosis"] == found["verdict"]
+    assert "diagnosis.json" in {item.path for item in mlflow_client.list_artifacts(ppo.info.run_id)}
+    with get_client(sync_client=True) as client:
+        state = client.read_flow_run(record["prefect_flow_run"]).state
+    assert found["verdict"] in state.message
 
 
 def test_an_interrupted_stage_ends_its_runs_as_killed(

@@ -141,7 +141,6 @@ def run_ppo(report: Report, saving: Saving | None, **changes) -> Outcome:
             "value_warmup_updates": 1,
             "kl_target": 0.5,
             "kl_horizon": 100,
-            "max_kl_to_reference": None,
         }
         | changes
     )

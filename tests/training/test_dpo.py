@@ -33,7 +33,7 @@ def settings_of(**changes):
             "learning_rate": 0.003,
             "warmup_updates": 0,
             "kl_coef": 0.1,
-            "max_kl_to_reference": None,
+            "sentinel": {"kl_to_reference": None},
             "dpo": DpoSettings(batch_size=16),
         }
         | changes
@@ -188,5 +188,6 @@ def test_rows_that_compare_nothing_are_left_out_and_none_left_is_refused():
 
 
 def test_training_stops_once_the_policy_is_too_far_away():
-    with pytest.raises(TrainingStopped, match=r"DPO stopped at step .*max_kl_to_reference=0\.1"):
-        train(tiny_ppo_models(), learning_rate=0.03, max_kl_to_reference=0.1)
+    limits = {"kl_to_reference": {"stop": 0.2}}
+    with pytest.raises(TrainingStopped, match=r"DPO stopped at update .*\(limit 0\.1\)"):
+        train(tiny_ppo_models(), learning_rate=0.03, sentinel=limits)

@@ -42,7 +42,6 @@ def train(folder: Path, accelerator: Accelerator, *, stop_after: int | None) -> 
                 mini_batch_size=4,
                 learning_rate=0.003,
                 kl_target=0.5,
-                max_kl_to_reference=None,
             ),
             recording,
             special=SPECIAL,

@@ -27,6 +27,9 @@ CASES: dict[str, dict[str, dict[str, object]]] = {
         "an adapter with dropout": {"lora": LoraSettings(rank=2, dropout=0.3)},
         "patience that runs out": {"epochs": 9, "evaluations_per_epoch": 6, "patience": 3},
         "loss on the prompt too": {"loss_on": "all", "weight_decay": 0.1},
+        "a guard that warns of much": {
+            "sentinel": {"good_state_every": 4, "grad_norm": {"warn": 0.1}, "skip_spikes": True}
+        },
         "packing, and the last weights": {"packing": True, "selection": "last"},
         "every epoch's weights and dropout": {"keep_epochs": True, "dropout": 0.3},
         "a line": {"schedule": "linear"},
@@ -39,6 +42,7 @@ CASES: dict[str, dict[str, dict[str, object]]] = {
         "a rate of its own for them": {"mismatch_learning_rate": 0.01, "mismatch_group_size": 4},
         "heads that each see half of the rows": {"ensemble": EnsembleSettings(data_share=0.5)},
         "a read-out over tokens": {"readout": "per_token"},
+        "a guard that keeps every third state": {"sentinel": {"good_state_every": 3}},
     },
     "ppo": {
         "as it is, with an adaptive KL coefficient": {"kl_target": 0.5, "kl_horizon": 100},
@@ -46,6 +50,9 @@ CASES: dict[str, dict[str, dict[str, object]]] = {
         "adapters": {"lora": LORA},
         "the score after the end": {"score_at": "after_eos"},
         "whitening": {"whiten_advantages": "mini_batch", "whiten_rewards": True},
+        "a sentinel that warns of much": {
+            "sentinel": {"good_state_every": 2, "approx_kl": {"warn": 1e-9}}
+        },
         "early ends of an update": {"max_approx_kl": 1e-4, "ppo_epochs": 3},
         "scores over their running deviation": {"scale_scores": True, "missing_eos": "subtract"},
         "an epsilon that follows the steps": {"adam_epsilon_style": "tensorflow"},
@@ -152,7 +159,6 @@ CARRY_NOTHING: dict[str, set[str]] = {
         "missing_eos_score",
         "missing_eos_penalty",
         "value_init",  # before training
-        "max_kl_to_reference",
         "published_weights",  # after training
         "profile",  # other values of the other settings
     },
