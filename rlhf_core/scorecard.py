@@ -11,6 +11,8 @@ from torch.nn.functional import softplus
 from rlhf_core.statistics import Interval, bootstrap_mean
 from rlhf_core.training.compared import Comparisons
 
+WORST_PAIRS = 20
+
 MOST_PARTS = 50
 """Sources or groups listed apart, the most frequent first."""
 
@@ -22,12 +24,15 @@ class Scorecard(NamedTuple):
     document: dict[str, object]
 
 
+class ScoredTexts(NamedTuple):
+    """What the reward model says of responses that nobody compared."""
+
+    demonstrations: Tensor
+    sft_samples: Tensor
+
+
 def scorecard(
-    comparisons: Comparisons,
-    preferences: pd.DataFrame,
-    *,
-    demonstration_scores: Tensor,
-    seed: int,
+    comparisons: Comparisons, preferences: pd.DataFrame, scored: ScoredTexts, *, seed: int
 ) -> Scorecard:
     """Grade a reward model on validation `comparisons`, whose prompts are rows of `preferences`.
 
@@ -40,6 +45,7 @@ def scorecard(
     longer = (comparisons.better_tokens > comparisons.worse_tokens).float()
     longer += 0.5 * (comparisons.better_tokens == comparisons.worse_tokens).float()
     margin = comparisons.better - comparisons.worse
+    bins = calibration(margin)
     summary = {
         "accuracy": accuracy.mean,
         "accuracy_low": accuracy.low,
@@ -47,24 +53,87 @@ def scorecard(
         "loss": float(softplus(-margin).mean()),
         "margin": float(margin.mean()),
         "margin_deviation": float(margin.std()) if len(margin) > 1 else 0.0,
+        "calibration_error": calibration_error(bins),
         "longer_wins_accuracy": float(longer.mean()),
         "length_correlation": _length_correlation(comparisons),
-        "demonstration_score": float(demonstration_scores.mean()),
+        "disagreement": float(comparisons.disagreement.mean()),
+        "demonstration_score": float(scored.demonstrations.mean()),
         "pairs": float(len(margin)),
+        "prompts": float(len(np.unique(cluster))),
     }
+    if len(scored.sft_samples):
+        summary["sft_sample_score"] = float(scored.sft_samples.mean())
+        summary["sft_sample_score_deviation"] = float(scored.sft_samples.std(correction=0))
     parts = {
         column: _by_part(preferences[column], comparisons, cluster, seed)
-        for column in ("source", "group")
+        for column in ("source", "group", "confidence")
+        if column in preferences
     }
     return Scorecard(
         summary,
         {
             **summary,
             "longer_wins_interval": _interval(longer, cluster, seed)._asdict(),
-            "calibration": calibration(margin),
+            "lead_over_length": _interval(comparisons.correct - longer, cluster, seed)._asdict(),
+            "calibration": bins,
+            "margins": histogram(margin),
+            "scores": {
+                "better": histogram(comparisons.better),
+                "worse": histogram(comparisons.worse),
+                "demonstrations": histogram(scored.demonstrations),
+                "sft_samples": histogram(scored.sft_samples),
+            },
+            "accuracy_where_both_score_high": _where_both_score_high(comparisons, cluster, seed),
             **{f"accuracy_by_{column}": part for column, part in parts.items() if part},
+            "worst_pairs": worst_pairs(comparisons, preferences),
         },
     )
+
+
+def _where_both_score_high(
+    comparisons: Comparisons, cluster: np.ndarray, seed: int
+) -> dict[str, float] | None:
+    """Accuracy among pairs whose scores are both in the upper half: where PPO's responses go."""
+    high = torch.cat([comparisons.better, comparisons.worse]).median()
+    both = (comparisons.better >= high) & (comparisons.worse >= high)
+    if not both.any():
+        return None
+    interval = _interval(comparisons.correct[both], cluster[both.numpy()], seed)
+    return {**interval._asdict(), "pairs": float(both.sum()), "threshold": float(high)}
+
+
+def worst_pairs(comparisons: Comparisons, preferences: pd.DataFrame) -> list[dict[str, object]]:
+    """The pairs that are judged most wrongly, the worst first: what a person should read."""
+    margin = comparisons.better - comparisons.worse
+    found = []
+    for place in margin.argsort(stable=True)[:WORST_PAIRS].tolist():
+        row = preferences.iloc[int(comparisons.prompt_index[place])]
+        found.append(
+            {
+                "prompt": row.prompt,
+                "better": row.responses[int(comparisons.better_response[place])],
+                "worse": row.responses[int(comparisons.worse_response[place])],
+                "better_score": float(comparisons.better[place]),
+                "worse_score": float(comparisons.worse[place]),
+                "better_tokens": int(comparisons.better_tokens[place]),
+                "worse_tokens": int(comparisons.worse_tokens[place]),
+            }
+        )
+    return found
+
+
+def histogram(values: Tensor, bins: int = 24) -> dict[str, list[float]]:
+    """Edges of equal bins and the count in each; both empty where there are no values."""
+    if not len(values):
+        return {"edges": [], "counts": []}
+    counts, edges = np.histogram(values.double().numpy(), bins=bins)
+    return {"edges": edges.tolist(), "counts": counts.astype(float).tolist()}
+
+
+def calibration_error(bins: list[dict[str, float]]) -> float:
+    """The expected calibration error: mean over pairs of |promised - came true| of their bin."""
+    pairs = sum(part["pairs"] for part in bins)
+    return sum(part["pairs"] * abs(part["promised"] - part["found"]) for part in bins) / pairs
 
 
 def _clusters(preferences: pd.DataFrame) -> np.ndarray:

@@ -4,7 +4,8 @@ import pandas as pd
 import pytest
 import torch
 
-from rlhf_core.scorecard import calibration, scorecard
+from rlhf_core.pages.scorecard import scorecard_page
+from rlhf_core.scorecard import ScoredTexts, calibration, calibration_error, scorecard
 from rlhf_core.training.compared import Comparisons
 
 
@@ -22,8 +23,9 @@ def comparisons(prompt_index, better, worse, better_tokens, worse_tokens) -> Com
 
 
 def preferences(*rows) -> pd.DataFrame:
-    """Rows of (prompt, source, group)."""
-    return pd.DataFrame(list(rows), columns=["prompt", "source", "group"], dtype=object)
+    """Rows of (prompt, source, group), each of two responses."""
+    table = pd.DataFrame(list(rows), columns=["prompt", "source", "group"], dtype=object)
+    return table.assign(responses=[[f"good {p}", f"poor {p}"] for p in table.prompt])
 
 
 FOUR = comparisons(
@@ -34,8 +36,11 @@ FOUR = comparisons(
 THREE_PROMPTS = preferences(("a", "x", None), ("b", "x", None), ("c", "y", None))
 
 
-def card(found=FOUR, table=THREE_PROMPTS, demonstration_scores=(0.5, -0.5)):
-    return scorecard(found, table, demonstration_scores=torch.tensor(demonstration_scores), seed=1)
+SCORED = ScoredTexts(torch.tensor([0.5, -0.5]), torch.tensor([-1.0, -2.0, -3.0]))
+
+
+def card(found=FOUR, table=THREE_PROMPTS, scored=SCORED):
+    return scorecard(found, table, scored, seed=1)
 
 
 def test_accuracy_counts_ties_half_and_length_is_held_against_it():
@@ -125,3 +130,79 @@ def test_calibration_sets_what_sigmoid_promises_beside_what_came_true():
 
 def test_a_bin_without_pairs_is_left_out():
     assert len(calibration(torch.tensor([1.0, 2.0]))) == 2
+
+
+def test_the_calibration_error_is_the_mean_gap_over_pairs():
+    bins = [
+        {"promised": 0.6, "found": 0.5, "pairs": 3.0},
+        {"promised": 0.9, "found": 1.0, "pairs": 1.0},
+    ]
+    assert calibration_error(bins) == pytest.approx((3 * 0.1 + 0.1) / 4)
+    assert card().summary["calibration_error"] == pytest.approx(
+        calibration_error(card().document["calibration"])
+    )
+
+
+def test_the_lead_over_length_is_paired():
+    # Right, a tie, right, wrong, against longer, as long, shorter, longer: 0, 0, 1, -1.
+    lead = card().document["lead_over_length"]
+    assert lead["mean"] == pytest.approx(0.0)
+    always_longer = comparisons([0, 1, 2], [2.0, 2.0, 0.0], [1.0, 1.0, 1.0], [5, 4, 1], [4, 3, 2])
+    lead = card(always_longer).document["lead_over_length"]
+    assert (lead["mean"], lead["low"], lead["high"]) == (0.0, 0.0, 0.0)
+
+
+def test_accuracy_is_told_apart_where_both_scores_are_high():
+    # Eight scores with median 1: of the pairs only the second has both at least there.
+    part = card().document["accuracy_where_both_score_high"]
+    assert part["pairs"] == 2.0  # 2 over 1, and 1 with 1
+    assert part["mean"] == pytest.approx(0.75)
+
+
+def test_accuracy_is_told_by_confidence_where_the_data_has_it():
+    table = THREE_PROMPTS.assign(confidence=["sure", "sure", "unsure"])
+    by_confidence = card(FOUR, table).document["accuracy_by_confidence"]
+    assert by_confidence["sure"]["mean"] == pytest.approx(2.5 / 3)
+    assert by_confidence["unsure"]["mean"] == 0.0
+
+
+def test_the_worst_pairs_come_first_with_their_texts():
+    worst = card().document["worst_pairs"]
+    assert [round(pair["better_score"] - pair["worse_score"], 4) for pair in worst] == [-1, 0, 1, 1]
+    assert worst[0]["prompt"] == "c"
+    assert (worst[0]["better"], worst[0]["worse"]) == ("good c", "poor c")
+    assert (worst[0]["better_tokens"], worst[0]["worse_tokens"]) == (3, 1)
+
+
+def test_no_more_than_twenty_of_them_are_kept():
+    many = comparisons(list(range(30)), [0.0] * 30, [1.0] * 30, [1] * 30, [1] * 30)
+    table = preferences(*[(f"p{row}", "x", None) for row in range(30)])
+    assert len(card(many, table).document["worst_pairs"]) == 20
+
+
+def test_scores_of_sft_samples_are_told_where_there_are_any():
+    summary = card().summary
+    assert summary["sft_sample_score"] == pytest.approx(-2.0)
+    assert summary["sft_sample_score_deviation"] == pytest.approx((2 / 3) ** 0.5)
+    none = ScoredTexts(torch.tensor([0.0]), torch.tensor([]))
+    assert "sft_sample_score" not in card(scored=none).summary
+    assert sum(card().document["scores"]["sft_samples"]["counts"]) == 3
+
+
+def test_the_page_holds_the_figures_and_escapes_the_texts():
+    nasty = "<script>alert(1)</script>"
+    table = preferences((nasty, nasty, None), ("b", "x", None), ("c", "y", None))
+    table = table.assign(confidence=["a & b", "sure", "sure"])
+    page = scorecard_page(card(FOUR, table).document)
+    assert "62.5 %" in page  # 2.5 of 4 pairs
+    assert nasty not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "a &amp; b" in page
+    assert "http" not in page.replace("http-equiv", "")  # nothing is loaded from elsewhere
+    assert "good c" in page
+
+
+def test_a_page_without_samples_and_with_one_score_is_drawn_all_the_same():
+    constant = comparisons([0, 1], [1.0, 1.0], [1.0, 1.0], [1, 1], [1, 1])
+    none = ScoredTexts(torch.tensor([1.0]), torch.tensor([]))
+    assert "50.0 %" in scorecard_page(card(constant, scored=none).document)

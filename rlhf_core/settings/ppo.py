@@ -12,6 +12,7 @@ from rlhf_core.settings.algorithms import (
     without_effect,
 )
 from rlhf_core.settings.base import LoraSettings, Settings, with_usual_learning_rate
+from rlhf_core.settings.gate import GateSettings
 from rlhf_core.settings.ppo_profiles import Profile, filled_in
 from rlhf_core.settings.ptx import PtxSettings
 from rlhf_core.settings.rewards import EnsembleScore, RewardSettings, ScoringSettings
@@ -155,6 +156,9 @@ class PpoSettings(Settings):
 
     ensemble_k: float = Field(default=1.0, ge=0)
     """Deviations over the members that `mean_minus_k_std` takes off."""
+
+    gate: GateSettings = GateSettings()
+    """What is asked of the reward model before PPO starts."""
 
     reward_clip: float | None = Field(default=None, gt=0)
     """Bound on the size of a score, after `scale_scores`."""

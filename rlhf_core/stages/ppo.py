@@ -33,6 +33,7 @@ from rlhf_core.stages.reward_model import encoded_rankings
 from rlhf_core.tables import read_preferences, read_prompts, read_text
 from rlhf_core.training.averaging import WeightAverage
 from rlhf_core.training.dpo import Preferences, train_dpo
+from rlhf_core.training.gate import Gate
 from rlhf_core.training.likelihoods import with_reference
 from rlhf_core.training.optimization import make_accelerator
 from rlhf_core.training.ppo import check_shares, train_ppo
@@ -75,6 +76,11 @@ def make_ppo(
     special = SpecialTokens(
         end_token_ids(GenerationConfig.from_pretrained(sft), tokenizer), encoder.pad_token_id
     )
+    gate = Gate(settings.gate)
+    if checkpoints is not None:
+        gate.notice = checkpoints.notice
+    if settings.algorithm != "dpo":  # which is not paid by it
+        gate.check_reward_model(reward_model)
     reader = Reader(encoder, special, known_prompts(texts, prompts, table))
     scorer = load_scorer(settings.scoring, reward_model, reader, policy=sft)
     models = load_models(settings, sft, reward_model, scorer, seed=seed)
@@ -103,6 +109,7 @@ def make_ppo(
         missing_eos_score=settings.missing_eos_score,
         seed=seed,
     )
+    gate.check_scores(first.raw_scores)
     preflight = check_before_ppo(models, first, settings, special)
     roll = partial(roll, missing_eos_score=preflight.missing_eos_score)
     with recorded(out_dir, report) as recording:
@@ -156,6 +163,8 @@ def make_ppo(
     )
     if accelerator.is_main_process:
         _write(out_dir / "preflight.json", json.dumps(asdict(preflight), indent=2))
+        verdicts = [verdict._asdict() for verdict in gate.verdicts]
+        _write(out_dir / "gate.json", json.dumps(verdicts, indent=2))
         _write(out_dir / SCORING, settings.scoring.model_dump_json(indent=2))
         asked = [text for text in texts for _ in range(settings.responses_per_prompt)]
         _write(out_dir / "samples.jsonl", "\n".join(_samples(asked, shown, encoder)))

@@ -4,24 +4,27 @@ import json
 from pathlib import Path
 
 import pandas as pd
+import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from rlhf_core.batches import Encoder, SpecialTokens
 from rlhf_core.checkpoints import Checkpoints
-from rlhf_core.errors import DataError
+from rlhf_core.errors import DataError, TrainingStopped
 from rlhf_core.history import recorded
 from rlhf_core.models import end_token_ids
+from rlhf_core.pages.scorecard import scorecard_page
 from rlhf_core.pretrained import load_tokenizer
 from rlhf_core.report import Report
 from rlhf_core.reward_models import HELD_OUT, save_reward_model
-from rlhf_core.scorecard import scorecard
+from rlhf_core.scorecard import Scorecard, ScoredTexts, scorecard
 from rlhf_core.settings.model import ModelSettings
 from rlhf_core.settings.reward_model import RewardModelSettings
 from rlhf_core.stages.collecting import Preferences, collected_preferences
 from rlhf_core.tables import read_demonstrations, read_preferences
 from rlhf_core.training.candidates import Candidates, Chosen
-from rlhf_core.training.compared import compare
+from rlhf_core.training.compared import Comparisons, compare
 from rlhf_core.training.encoded import encoded_demonstrations
+from rlhf_core.training.gate import SCORECARD
 from rlhf_core.training.normalization import SftSamples, Texts, member_scores_of, normalize
 from rlhf_core.training.optimization import make_accelerator
 from rlhf_core.training.ranked import Rankings, mismatches
@@ -88,20 +91,41 @@ def make_reward_model(
         comparisons = compare(
             chosen.reward_model, validation, special=special, batch_size=4 * settings.batch_size
         )
-        card = scorecard(
-            comparisons,
-            rows,
-            demonstration_scores=member_scores_of(
-                chosen.reward_model, texts, settings, special
-            ).mean(dim=0),
-            seed=seed,
+        refuse_not_finite(comparisons)
+        asked = validation.prompts[: settings.scorecard_samples]
+        answers = samples(asked) if asked else Texts([], [])
+        scored = ScoredTexts(
+            *(
+                member_scores_of(chosen.reward_model, shown, settings, special).mean(dim=0)
+                for shown in (texts, answers)
+            )
         )
+        card = scorecard(comparisons, rows, scored, seed=seed)
         summary = {"validation_" + name: value for name, value in card.summary.items()}
         recording(chosen.steps, summary)
     write_reward_model(chosen, model, tokenizer, out_dir)
-    (out_dir / "scorecard.json").write_text(json.dumps(card.document, indent=2) + "\n")
+    write_scorecard(card, out_dir)
     counts = {"steps": chosen.steps, "rankings": len(train.prompts)}
     return {**card.summary, **preferences.metrics, **counts}
+
+
+def write_scorecard(card: Scorecard, out_dir: Path) -> None:
+    """`out_dir` holds the scorecard as a document, and as a page that needs no other file."""
+    document = json.dumps(card.document, indent=2, ensure_ascii=False)
+    for name, text in ((SCORECARD, document), ("scorecard.html", scorecard_page(card.document))):
+        (out_dir / name).write_text(text + "\n", encoding="utf-8", newline="\n")
+
+
+def refuse_not_finite(comparisons: Comparisons) -> None:
+    """Raise TrainingStopped where a validation score is infinite or no number."""
+    scores = torch.cat([comparisons.better, comparisons.worse])
+    wrong = int((~torch.isfinite(scores)).sum())
+    if wrong:
+        raise TrainingStopped(
+            f"{wrong} of {len(scores)} validation scores of the reward model are not finite: it "
+            "diverged, or its weights overflow. Lower reward_model.learning_rate, or look for "
+            "extreme rows."
+        )
 
 
 def given_preferences(data: Path) -> Preferences:

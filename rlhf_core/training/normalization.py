@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from rlhf_core.batches import Encoder, SpecialTokens
@@ -59,6 +60,8 @@ def member_scores_of(
     reward_model: RewardModel, texts: Texts, settings: RewardModelSettings, special: SpecialTokens
 ) -> Tensor:
     """What each member says of the texts: [members, texts]."""
+    if not texts.prompts:
+        return torch.zeros(len(reward_model), 0)
     return member_scores_in_batches(
         reward_model,
         texts.prompts,

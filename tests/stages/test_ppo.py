@@ -355,7 +355,7 @@ def test_a_reward_model_that_says_the_same_of_everything_is_refused(chain, tmp_p
     constant = load_scalar_model(chain.reward_model)
     zero_head(constant)
     save_model(constant.model, other)
-    with pytest.raises(TrainingStopped, match="it says the same of every response"):
+    with pytest.raises(TrainingStopped, match="says the same of every response"):
         make(chain, tmp_path / "ppo", reward_model=other)
 
 

@@ -5,12 +5,15 @@ import torch
 from torch.testing import assert_close
 from transformers import AutoModelForTokenClassification, AutoTokenizer
 
+from rlhf_core.checkpoints import Checkpoints
 from rlhf_core.errors import DataError
 from rlhf_core.history import read_history
+from rlhf_core.models import weights_digest
 from rlhf_core.pretrained import load_policy
 from rlhf_core.report import ignore
+from rlhf_core.reward_models import load_held_out, load_reward_model
 from rlhf_core.settings.base import LoraSettings
-from rlhf_core.settings.reward_model import RewardModelSettings
+from rlhf_core.settings.reward_model import EnsembleSettings, RewardModelSettings
 from rlhf_core.stages.reward_model import make_reward_model
 from rlhf_core.tables import read_demonstrations, read_preferences
 
@@ -133,3 +136,89 @@ def test_rows_over_the_budget_are_refused_when_none_is_left(chain, tmp_path):
     model = chain.model.model_copy(update={"max_response_tokens": 3})
     with pytest.raises(DataError, match=r"None of 120 preferences fits.*raise them"):
         make(chain, tmp_path / "rm", model=model)
+
+
+def test_the_scorecard_is_a_page_too(chain):
+    page = (chain.reward_model / "scorecard.html").read_text()
+    card = json.loads((chain.reward_model / "scorecard.json").read_text())
+    assert f"{100 * card['accuracy']:.1f} %" in page
+    assert card["sft_sample_score"] < 0.5  # samples are like demonstrations, which score 0
+    assert sum(card["scores"]["sft_samples"]["counts"]) > 32  # of 64, those that ended
+    assert card["lead_over_length"]["mean"] == pytest.approx(card["accuracy"])  # always shorter
+
+
+def test_normalized_on_samples_the_scores_of_samples_have_mean_0_and_deviation_1(chain, tmp_path):
+    make(
+        chain,
+        tmp_path / "rm",
+        normalize_on="samples",
+        normalize="mean_and_deviation",
+        scorecard_samples=120,
+    )
+    card = json.loads((tmp_path / "rm" / "scorecard.json").read_text())
+    # Other prompts and draws than those of the normalization: near 0 and 1.
+    assert abs(card["sft_sample_score"]) < 0.5
+    assert 0.5 < card["sft_sample_score_deviation"] < 1.5
+
+
+@pytest.mark.parametrize("kind", ["heads", "seeds"])
+def test_an_ensemble_is_published_whole_and_its_members_differ(kind, chain, tmp_path):
+    summary = make(chain, tmp_path / "rm", ensemble=EnsembleSettings(members=2, kind=kind))
+    reward_model = load_reward_model(tmp_path / "rm")
+    assert (reward_model.kind, len(reward_model)) == (kind, 2)
+    assert summary["disagreement"] > 0
+    table = read_demonstrations(chain.data, "train").head(30)
+    if kind == "heads":  # what transformers reads alone is the mean of the heads
+        alone = scores(tmp_path / "rm", table.prompt, table.response)
+        assert abs(alone.mean().item()) < 0.5
+
+
+def test_the_best_of_several_seeds_is_kept_and_the_next_is_held_out(chain, tmp_path):
+    summary = make(chain, tmp_path / "rm", seeds=2, held_out="other_seed", batch_size=60)
+    assert summary["steps"] == 4  # two models of two steps
+    kept, held_out = load_reward_model(tmp_path / "rm"), load_held_out(tmp_path / "rm")
+    assert weights_digest(kept) != weights_digest(held_out)
+    history = read_history(tmp_path / "rm")
+    assert [row["step"] for row in history] == [1, 2, 3, 4, 4]
+    assert ["model_2_loss" in row for row in history] == [False, False, True, True, False]
+
+
+def test_a_held_out_reward_model_learns_from_rows_that_the_other_does_not_see(chain, tmp_path):
+    make(chain, tmp_path / "rm", held_out="other_rows", held_out_share=0.5, batch_size=10)
+    history = read_history(tmp_path / "rm")
+    own = sum("loss" in row for row in history)
+    others = sum("held_out_loss" in row for row in history)
+    assert (own, others) == (6, 6)  # 60 rows each in batches of 10
+    assert load_held_out(tmp_path / "rm") is not None
+
+
+def test_a_stage_that_was_ended_in_its_second_training_goes_on_there(chain, tmp_path, read_bytes):
+    settings = {"seeds": 2, "held_out": "other_seed", "batch_size": 60}
+    make(chain, tmp_path / "whole", **settings)
+    seen = []
+
+    def until_the_third_step(step, metrics):
+        seen.append(step)
+        if step == 3:
+            raise KeyboardInterrupt
+
+    def run(out_dir, report):
+        out_dir.mkdir()
+        folder = tmp_path / "checkpoints"
+        folder.mkdir(exist_ok=True)
+        return make_reward_model(
+            QUICK.model_copy(update=settings),
+            chain.model,
+            data=chain.data,
+            sft=chain.sft,
+            out_dir=out_dir,
+            report=report,
+            seed=1,
+            checkpoints=Checkpoints(folder, {"stage": "reward_model"}, every_steps=1),
+        )
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", until_the_third_step)
+    run(tmp_path / "again", lambda step, metrics: seen.append(step))
+    assert seen == [1, 2, 3, 3, 4, 4]  # the third step is taken again, the first two are not
+    assert read_bytes(tmp_path / "again") == read_bytes(tmp_path / "whole")

@@ -6,7 +6,7 @@ from accelerate import Accelerator
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
 from rlhf_core.errors import TrainingStopped
-from rlhf_core.models import ScalarModel, zero_head
+from rlhf_core.models import ScalarModel
 from rlhf_core.settings.ppo import PpoSettings
 from rlhf_core.training import rollouts
 from rlhf_core.training.preflight import check_before_ppo
@@ -127,19 +127,6 @@ def test_a_value_model_that_reads_the_column_after_is_refused():
     models = tiny_ppo_models()
     foresight = Foresight(models.value_model.model)
     refuses(replace(models, value_model=foresight), "the value of the state before token")
-
-
-def test_a_reward_model_that_says_the_same_of_everything_is_refused():
-    models = tiny_ppo_models()
-    zero_head(models.scorer.reward_model.first)
-    refuses(models, "it says the same of every response")
-
-
-def test_a_reward_model_that_says_no_number_is_refused():
-    models = tiny_ppo_models()
-    with torch.no_grad():
-        models.scorer.reward_model.first.head.bias.fill_(torch.nan)
-    refuses(models, "score")
 
 
 def test_an_sft_policy_that_does_not_end_is_refused():

@@ -150,6 +150,7 @@ CARRY_NOTHING: dict[str, set[str]] = {
         "rewards",
         "ensemble_score",
         "ensemble_k",
+        "gate",  # before training
         "gamma",
         "gae_lambda",
         "clip_range",
