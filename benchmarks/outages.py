@@ -167,8 +167,8 @@ def worker_case(_: argparse.Namespace) -> tuple[bool, str]:
             "PREFECT_API_URL": api,
             "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(BEAT_SECONDS),
         }
-        small = settings(*SMALL, "sft.epochs=200", "last_stage=sft")
-        options = ["--pool", POOL, "--checkpoint-seconds", "0"]
+        small = settings(*SMALL, "sft.epochs=40", "last_stage=sft")
+        options = ["--pool", POOL, "--checkpoint-seconds", "1"]
         deployed = place.rlhf("deploy", *small, *options).wait(LONGEST_SECONDS)
         deployment = client.read_deployment_by_name("rlhf/support-desk")
         log = place.folder / "worker.log"

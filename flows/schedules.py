@@ -1,5 +1,6 @@
 """Recipes as Prefect deployments: served by this process, or run by the workers of a pool."""
 
+import asyncio
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -85,17 +86,19 @@ def deploy_recipe(
 
 
 def check_cron(cron: str | None) -> None:
-    """Refuse what is no cron, before any server is started for it."""
+    """Refuse what is no cron, or never comes, before any server is started for it.
+
+    A time that never comes, such as 31 February, would stop the server's scheduler.
+    """
     if cron is None:
         return
-    from prefect.client.schemas.schedules import CronSchedule
-    from pydantic import ValidationError
+    from prefect.server.schemas.schedules import CronSchedule
 
     try:
-        CronSchedule(cron=cron, timezone="UTC")
-    except ValidationError as error:
+        asyncio.run(CronSchedule(cron=cron, timezone="UTC").get_dates(n=1))
+    except ValueError as error:
         raise UserError(
-            f"--cron {cron!r} is no time that cron knows. Give five fields, minute, hour, day, "
+            f"--cron {cron!r} is no time that ever comes. Give five fields, minute, hour, day, "
             'month and weekday: "0 3 * * *" is every night at three.'
         ) from error
 

@@ -122,10 +122,14 @@ def _raw_boxes(node: Node) -> Iterator[Box]:
         left = len(node.sources) - len(lines)
         lines += [f"and {left} more"] if left else []
         yield Box(f"raw-{node.digest}", "raw", "raw files", tuple(lines), anchor)
-    model = node.provenance.get("fingerprint", {}).get("settings", {}).get("model", {})
+    fingerprint = node.provenance.get("fingerprint", {})
+    model = fingerprint.get("settings", {}).get("model", {})
     if node.stage == "sft" and model.get("base"):
-        lines = [f"{model['base']}, revision {model.get('revision') or 'not named'}"]
-        yield Box(f"base-{node.digest}", "raw", "base model", tuple(lines), anchor)
+        content = fingerprint.get("inputs", {}).get(f"file:{model['base']}")
+        revision = f"revision {model.get('revision') or 'not named'}"
+        known = f"sha256 {content[:SHOWN_DIGEST]}" if content else revision  # a folder, or the hub
+        line = f"{model['base']}, {known}"
+        yield Box(f"base-{node.digest}", "raw", "base model", (line,), anchor)
 
 
 def _artifact_box(node: Node) -> Box:

@@ -6,9 +6,11 @@ from html.parser import HTMLParser
 
 import pytest
 
+from tasks.fingerprints import content_digest
 from tasks.lineage import trace
 from tasks.lineage_page import lineage_page
 from tests.tasks.small_artifacts import flip_bit, make_chain
+from tests.tiny_models import tiny_policy, words
 
 
 class Reader(HTMLParser):
@@ -116,3 +118,16 @@ def test_what_is_missing_or_damaged_is_shown_as_that(chain):
     assert 'class="box data absent"' in page
     assert 'class="box sft damaged"' in page
     assert "Not here: only its digest is known." in page
+
+
+def test_a_base_model_in_a_folder_is_named_by_its_content(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    base = tmp_path / "base"
+    words().save_pretrained(base)
+    tiny_policy().save_pretrained(base)
+    chain = make_chain(tmp_path, "model={base: base}", stages=("data", "sft"))
+
+    page = page_of(chain, "sft")
+
+    assert f"base, sha256 {content_digest(base)[:12]}" in page
+    assert "revision not named" not in page
