@@ -219,3 +219,15 @@ def test_the_users_environment_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert environment["DO_NOT_TRACK"] == "true"
     assert environment["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false"
     assert environment["PREFECT_HOME"] == str(tmp_path / "prefect")
+
+
+def test_a_deployment_takes_our_variables_along_and_no_login(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("RLHF_HEARTBEAT_SECONDS", "7")
+    monkeypatch.setenv("RLHF_OPENLINEAGE", "http://user:secret@marquez:5000")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:secret@tracking:5000")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "secret")
+
+    taken = environment.shared_environment()
+
+    assert taken["RLHF_HEARTBEAT_SECONDS"] == "7"
+    assert not [value for value in taken.values() if "secret" in value]
