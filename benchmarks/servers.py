@@ -26,6 +26,14 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+QUIET = {
+    "DO_NOT_TRACK": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+}
+"""Nothing is told to the makers of the servers."""
+
+
 class Server:
     """A process that answers at an address, and can be ended and started again there.
 
@@ -39,7 +47,7 @@ class Server:
         self._health = health
         self._log = log
         self._environment = {
-            name: value for name, value in (os.environ | environment).items() if value
+            name: value for name, value in (os.environ | QUIET | environment).items() if value
         }
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -113,7 +121,7 @@ def prefect_worker(
     with log.open("ab") as file:
         process = subprocess.Popen(
             command,
-            env={**environment, **own},
+            env={**environment, **QUIET, **own},
             stdout=file,
             stderr=file,
             start_new_session=True,

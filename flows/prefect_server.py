@@ -22,6 +22,10 @@ START_SECONDS = 120.0
 """How long a Prefect server may take to answer; a new database takes twenty on a small machine."""
 
 
+ENDS_WITH_ITS_PARENT = "flows.temporary_server"
+"""Module that serves until its standard input is closed."""
+
+
 class PrefectServer(NamedTuple):
     """A server that answers."""
 
@@ -42,7 +46,7 @@ def prefect_command(port: int) -> list[str]:
 
 @contextmanager
 def running_server(port: int) -> Iterator[PrefectServer]:
-    """The configured server, or one that runs until the block ends; it answers."""
+    """The configured server, or one that ends with the block, or with this process; it answers."""
     configured = os.environ.get("PREFECT_API_URL")
     if configured is not None:
         check_answers(configured)
@@ -53,14 +57,19 @@ def running_server(port: int) -> Iterator[PrefectServer]:
     environment = os.environ | {
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": pages,
         "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
+        "PREFECT__SERVER_FINAL": "1",
     }
-    server = subprocess.Popen(prefect_command(port), env=environment, start_new_session=True)
+    command = [sys.executable, "-m", ENDS_WITH_ITS_PARENT, str(port)]
+    server = subprocess.Popen(
+        command, env=environment, stdin=subprocess.PIPE, start_new_session=True
+    )
+    assert server.stdin is not None, "it is a pipe"
     try:
         _wait_until_up(server, f"{pages}/api/health")
         os.environ["PREFECT_API_URL"] = f"{pages}/api"
         yield PrefectServer(pages, frozenset({server.pid}))
     finally:
-        server.terminate()
+        server.stdin.close()
         try:
             server.wait(timeout=STOP_SECONDS)
         except subprocess.TimeoutExpired:

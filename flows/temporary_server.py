@@ -6,6 +6,7 @@ parent is killed, it stays. This one hears no signal and ends with its parent, h
 its standard input is a pipe that the parent never writes to, and that the system closes.
 """
 
+import logging
 import os
 import signal
 import subprocess
@@ -66,7 +67,10 @@ def use_temporary_server() -> None:
 
 
 def main() -> None:
-    """Serve Prefect's API on the port given until standard input is closed."""
+    """Serve Prefect's API on the port given until standard input is closed.
+
+    Unless the environment says that it is temporary, its pages and its scheduler are there too.
+    """
     for signum in SIGNALS:
         signal.signal(signum, signal.SIG_IGN)
     server = uvicorn.Server(
@@ -89,6 +93,7 @@ def main() -> None:
 
 def _end_with_parent(server: uvicorn.Server) -> None:
     sys.stdin.buffer.read()
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # tells each call that is cut off
     server.should_exit = True
 
 
