@@ -46,10 +46,10 @@ METHODS: Mapping[str, tuple[str, ...]] = {
 }
 """What differs from `recipes/support-desk.yaml`, whose `ppo` section is the method `PPO`."""
 
-BEST_OF = (16, 4)
-"""Best-of-n of the SFT policy, each measured with one of the methods."""
+BEST_OF: Mapping[str, int] = {"DPO": 16, "RLOO": 4}
+"""Method with whose evaluation best-of-n of the SFT policy is measured, and n."""
 
-BASELINES = ("SFT", *(f"best-of-{n}" for n in reversed(BEST_OF)))
+BASELINES = ("SFT", "best-of-4", "best-of-16")
 
 Row = dict[str, float | str]
 """Figures of one method and one seed."""
@@ -118,8 +118,8 @@ def measure(seed: int, folder: Path, methods: Sequence[str], overrides: Sequence
         base, "reward_model", make_reward_model, base.reward_model, **made
     )
     rows: list[Row] = []
-    for number, name in enumerate(methods):
-        n, count = (BEST_OF[number], 128) if number < len(BEST_OF) else (2, 2)
+    for name in methods:
+        n, count = (BEST_OF[name], 128) if name in BEST_OF else (2, 2)
         measuring = [
             f"evaluation.best_of_n={n}",
             f"evaluation.best_of_n_prompts={count}",
@@ -133,9 +133,9 @@ def measure(seed: int, folder: Path, methods: Sequence[str], overrides: Sequence
         )
         graded = read_graded(evaluation.folder)
         metrics = json.loads((evaluation.folder / "metrics.json").read_text())["metrics"]
-        if number == 0:
+        if len(rows) == 0:
             rows.append(row(seed, "SFT", graded, "sft", kl=0.0, seconds=0.0))
-        if number < len(BEST_OF):
+        if name in BEST_OF:
             kl = best_of_n_kl(n)
             rows.append(row(seed, f"best-of-{n}", graded, "best_of_n", kl=kl, seconds=0.0))
         kl = metrics["kl_to_reference"]

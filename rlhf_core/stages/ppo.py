@@ -29,7 +29,6 @@ from rlhf_core.settings.ppo import PpoSettings
 from rlhf_core.settings.ptx import PtxSettings
 from rlhf_core.sharing import published_value_model
 from rlhf_core.stages.policies import left_policies
-from rlhf_core.stages.reward_model import encoded_rankings
 from rlhf_core.tables import read_preferences, read_prompts, read_text
 from rlhf_core.training.averaging import WeightAverage
 from rlhf_core.training.dpo import Preferences, train_dpo
@@ -41,6 +40,7 @@ from rlhf_core.training.ppo_metrics import rollout_metrics
 from rlhf_core.training.ppo_models import load_models, said_of_bodies
 from rlhf_core.training.preflight import check_before_ppo
 from rlhf_core.training.ptx import cut_texts
+from rlhf_core.training.ranked import encoded_rankings
 from rlhf_core.training.rollouts import PpoModels, Rollout, collect_rollout
 from rlhf_core.training.state import saving_into
 

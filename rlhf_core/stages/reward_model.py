@@ -3,13 +3,12 @@
 import json
 from pathlib import Path
 
-import pandas as pd
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from rlhf_core.batches import Encoder, SpecialTokens
 from rlhf_core.checkpoints import Checkpoints
-from rlhf_core.errors import DataError, TrainingStopped
+from rlhf_core.errors import TrainingStopped
 from rlhf_core.history import recorded
 from rlhf_core.models import end_token_ids
 from rlhf_core.pages.scorecard import scorecard_page
@@ -27,7 +26,7 @@ from rlhf_core.training.encoded import encoded_demonstrations
 from rlhf_core.training.gate import SCORECARD
 from rlhf_core.training.normalization import SftSamples, Texts, member_scores_of, normalize
 from rlhf_core.training.optimization import make_accelerator
-from rlhf_core.training.ranked import Rankings, mismatches
+from rlhf_core.training.ranked import encoded_rankings, mismatches
 
 
 def make_reward_model(
@@ -146,30 +145,3 @@ def write_reward_model(
     if chosen.held_out is not None:
         save_reward_model(chosen.held_out, out_dir / HELD_OUT, **template)
         tokenizer.save_pretrained(out_dir / HELD_OUT)
-
-
-def encoded_rankings(encoder: Encoder, table: pd.DataFrame) -> tuple[Rankings, pd.DataFrame]:
-    """Token ids of the rows that fit the budgets, and those rows; DataError where none does."""
-    prompts = encoder.prompts(list(table.prompt))
-    counts = [len(responses) for responses in table.responses]
-    flat = encoder.responses(
-        [prompt for prompt, count in zip(table.prompt, counts, strict=True) for _ in range(count)],
-        [response for responses in table.responses for response in responses],
-    )
-    rows = iter(flat)
-    responses = [[next(rows) for _ in range(count)] for count in counts]
-    fitting = encoder.fitting(prompts, [max(group, key=len) for group in responses])
-    if not fitting:
-        raise DataError(
-            f"None of {len(table)} preferences fits model.max_prompt_tokens="
-            f"{encoder.settings.max_prompt_tokens} and model.max_response_tokens="
-            f"{encoder.settings.max_response_tokens}: raise them, or give shorter rows."
-        )
-    kept = table.iloc[fitting].reset_index(drop=True)
-    rankings = Rankings(
-        [prompts[row] for row in fitting],
-        [responses[row] for row in fitting],
-        [list(ranks) for ranks in kept.ranks],
-        [0.0 if margin is None else margin for margin in kept.margin],
-    )
-    return rankings, kept

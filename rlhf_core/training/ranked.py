@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import pandas as pd
 import torch
 from torch import Tensor
 
-from rlhf_core.batches import SharedPrompts, pad_left, pad_right
+from rlhf_core.batches import Encoder, SharedPrompts, pad_left, pad_right
+from rlhf_core.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -144,3 +146,30 @@ def drawn_rows(rows: int, *, members: int, share: float, seed: int) -> Tensor:
     order = torch.rand(members, rows, generator=generator).argsort(dim=1)
     seen = torch.zeros(members, rows, dtype=torch.bool)
     return seen.scatter(1, order[:, : max(1, round(share * rows))], value=True)
+
+
+def encoded_rankings(encoder: Encoder, table: pd.DataFrame) -> tuple[Rankings, pd.DataFrame]:
+    """Token ids of the rows that fit the budgets, and those rows; DataError where none does."""
+    prompts = encoder.prompts(list(table.prompt))
+    counts = [len(responses) for responses in table.responses]
+    flat = encoder.responses(
+        [prompt for prompt, count in zip(table.prompt, counts, strict=True) for _ in range(count)],
+        [response for responses in table.responses for response in responses],
+    )
+    rows = iter(flat)
+    responses = [[next(rows) for _ in range(count)] for count in counts]
+    fitting = encoder.fitting(prompts, [max(group, key=len) for group in responses])
+    if not fitting:
+        raise DataError(
+            f"None of {len(table)} preferences fits model.max_prompt_tokens="
+            f"{encoder.settings.max_prompt_tokens} and model.max_response_tokens="
+            f"{encoder.settings.max_response_tokens}: raise them, or give shorter rows."
+        )
+    kept = table.iloc[fitting].reset_index(drop=True)
+    rankings = Rankings(
+        [prompts[row] for row in fitting],
+        [responses[row] for row in fitting],
+        [list(ranks) for ranks in kept.ranks],
+        [0.0 if margin is None else margin for margin in kept.margin],
+    )
+    return rankings, kept

@@ -17,13 +17,15 @@ from rlhf_core.reward_models import load_reward_model
 from rlhf_core.scorers import Scorer
 from rlhf_core.settings.algorithms import DpoSettings
 from rlhf_core.settings.base import LoraSettings
+from rlhf_core.settings.evaluation import EvaluationSettings
 from rlhf_core.settings.ppo import PpoSettings
 from rlhf_core.settings.ptx import PtxSettings
 from rlhf_core.settings.reward_model import RewardModelSettings
 from rlhf_core.settings.sentinel import PpoSentinelSettings
+from rlhf_core.stages.evaluation import make_evaluation
 from rlhf_core.stages.ppo import make_ppo
 from rlhf_core.stages.reward_model import make_reward_model
-from rlhf_core.tables import write_table
+from rlhf_core.tables import read_prompts, write_table
 from rlhf_core.training.ppo import train_ppo
 from rlhf_core.training.ppo_models import load_models, said_of_bodies
 from tests.tiny_models import SPECIAL, tiny_scorer
@@ -145,6 +147,30 @@ def test_dpo_learns_from_the_preferences_and_publishes_what_ppo_does(chain, tmp_
     assert not (tmp_path / "ppo" / "value_model").exists()
     assert (tmp_path / "ppo" / "preflight.json").exists()
     assert len((tmp_path / "ppo" / "samples.jsonl").read_text().splitlines()) == 20
+
+
+def test_the_evaluation_reads_what_any_algorithm_leaves(chain, tmp_path):
+    data = shutil.copytree(chain.data, tmp_path / "data")
+    held_out = read_prompts(chain.data, "train").head(8).to_dict("records")
+    write_table(data, "prompts", "evaluation", held_out)
+    write_table(data, "text", "evaluation", [])
+    make(chain, tmp_path / "dpo", algorithm="dpo", dpo=DpoSettings(batch_size=60))
+    out_dir = tmp_path / "evaluation"
+    out_dir.mkdir()
+    summary = make_evaluation(
+        EvaluationSettings(best_of_n=2, best_of_n_prompts=2, bootstrap_samples=100),
+        chain.model,
+        data=data,
+        sft=chain.sft,
+        reward_model=chain.reward_model,
+        ppo=tmp_path / "dpo",
+        out_dir=out_dir,
+        report=ignore,
+        seed=1,
+    )
+    assert summary["kl_to_reference"] != 0.0
+    assert (out_dir / "learning-ppo.png").stat().st_size > 10_000
+    assert "report.html" in {path.name for path in out_dir.iterdir()}
 
 
 @pytest.mark.parametrize("lora", [None, LoraSettings(rank=2)])

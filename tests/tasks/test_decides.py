@@ -172,3 +172,11 @@ def test_text_that_ppo_does_not_learn_does_not_decide_it(tiny_recipe: Path):
 def test_a_reward_model_that_collects_its_rankings_reads_prompts_instead(tiny_recipe: Path):
     recipe = load_recipe(tiny_recipe, ["reward_model.collect.labeler=tests.nowhere:label"])
     assert tables_read(recipe, "reward_model") == ("prompts-train", "demonstrations-train")
+
+
+def test_how_the_reward_model_is_trained_decides_ppo_by_its_artifact_alone(tiny_recipe: Path):
+    inputs = dict.fromkeys(INPUTS["ppo"], "same")
+    code = stage_fingerprint(load_recipe(tiny_recipe), "ppo", inputs).code
+    assert "rlhf_core.training.ranked" in code
+    assert "rlhf_core.training.reward_model" not in code
+    assert "rlhf_core.stages.reward_model" not in code
