@@ -59,13 +59,19 @@ def main() -> NoReturn:
     except (KeyboardInterrupt, click.Abort):
         click.echo("rlhf: interrupted", err=True)
         sys.exit(INTERRUPTED)
+    except Exception:
+        if not PROCESS.signum:
+            raise
+        click.echo("rlhf: interrupted", err=True)  # whatever a library made of the signal
+        sys.exit(128 + PROCESS.signum)
     sys.exit(status if isinstance(status, int) else 0)
 
 
 def _asked_to_end(signum: int, _frame: FrameType | None) -> None:
     """While a stage trains it saves its state first, and a second signal ends it; else at once."""
-    if PROCESS.is_listened_to or PROCESS.signum:
-        PROCESS.request(signum)
+    saves_first = PROCESS.is_listened_to
+    PROCESS.request(signum)
+    if saves_first:
         return
     if signum == signal.SIGINT:
         raise KeyboardInterrupt

@@ -4,21 +4,30 @@ Prefect starts such a server by itself, but as a plain child: killed with its pa
 is gone while the run still has to tell it how it ended, which then takes minutes; and when the
 parent is killed, it stays. This one hears no signal and ends with its parent, however that ends:
 its standard input is a pipe that the parent never writes to, and that the system closes.
+
+Several of them that make the tables of one new database at once spoil it; here they make them one
+after the other.
 """
 
+import fcntl
 import logging
 import os
 import signal
 import subprocess
 import sys
 import threading
-from contextlib import suppress
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
+import prefect
 import uvicorn
 from prefect.server.api.server import SubprocessASGIServer
-from prefect.settings import get_current_settings
+from prefect.settings import PREFECT_HOME, get_current_settings
 
+from rlhf_core.errors import StorageError
 from rlhf_core.stopping import PROCESS, SIGNALS
 
 LOOPBACK = "127.0.0.1"
@@ -30,13 +39,27 @@ STOP_SECONDS = 10
 """How long the command waits for the server's end when nobody waits for the command."""
 
 NOT_STARTED = 3
-"""Exit code by which Prefect knows that it should try another port."""
+"""Exit code at which Prefect tries another port, again and again."""
+
+STARTS = 2
+"""How often a server is started before it is given up."""
+
+POLL_SECONDS = 0.05
 
 
 class TemporaryServer(SubprocessASGIServer):
     """The server that Prefect starts when it is asked for one and none is configured."""
 
+    _starts = 0
+
     def _run_uvicorn_command(self) -> subprocess.Popen[Any]:
+        self._starts += 1
+        if self._starts > STARTS:
+            raise StorageError(
+                f"Prefect's own server does not start; its words stand above. Its database is in "
+                f"{PREFECT_HOME.value()}: move that folder away if it is damaged, or set "
+                "PREFECT_API_URL to a server that runs."
+            )
         settings = get_current_settings().to_environment_variables(exclude_unset=True)
         kind = {
             "PREFECT_UI_ENABLED": "0",
@@ -86,13 +109,38 @@ def main() -> None:
     )
     threading.Thread(target=_end_with_parent, args=(server,), daemon=True).start()
     serving = threading.Thread(target=server.run)  # in a main thread it would take the signals
-    serving.start()
+    with _tables_made_once(PREFECT_HOME.value()):
+        serving.start()
+        while serving.is_alive() and not server.started:
+            time.sleep(POLL_SECONDS)
+        if not server.started:
+            sys.exit(NOT_STARTED)
     serving.join()
-    sys.exit(0 if server.started else NOT_STARTED)
+
+
+@contextmanager
+def _tables_made_once(home: Path) -> Iterator[None]:
+    """Nobody else starts on a database in `home` whose tables are not known to be there.
+
+    They are once a server of this version of Prefect has started.
+    """
+    made = home / f"tables-of-{prefect.__version__}"
+    if made.exists():
+        yield
+        return
+    home.mkdir(parents=True, exist_ok=True)
+    lock = os.open(home / "tables.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+        made.touch()
+    finally:
+        os.close(lock)
 
 
 def _end_with_parent(server: uvicorn.Server) -> None:
-    sys.stdin.buffer.read()
+    while os.read(sys.stdin.fileno(), 1):
+        pass
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # tells each call that is cut off
     server.should_exit = True
 

@@ -148,6 +148,31 @@ def test_check_names_a_bad_row_by_file_and_line(tmp_path):
     assert "Traceback" not in done.stderr
 
 
+WRAPPING = """
+import signal, sys
+from flows import cli
+from flows.commands import run
+
+def read(*_):
+    try:
+        signal.raise_signal(signal.{name})
+    except BaseException as error:
+        raise ValueError("what a library makes of it") from error
+
+run.load_recipe = read
+sys.argv = ["rlhf", "plan", {recipe!r}]
+cli.main()
+"""
+
+
+@pytest.mark.parametrize("name, code", [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_signal_in_a_library_that_wraps_it_is_still_that_signal(name, code, tiny_recipe):
+    command = [sys.executable, "-c", WRAPPING.format(name=name, recipe=str(tiny_recipe))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr
+
+
 def test_runs_of_an_empty_store_are_none(tmp_path):
     done = rlhf("runs", "--store", tmp_path, "--json")
     assert (done.returncode, json.loads(done.stdout)) == (0, [])

@@ -73,3 +73,39 @@ def test_ctrl_c_reaches_the_whole_group_and_the_run_still_ends_well(tiny_recipe,
     port = re.search(r"temporary server on http://127.0.0.1:(\d+)", "".join(said))
     assert port is not None
     assert ends(int(port[1]))
+
+
+def test_several_servers_make_the_tables_of_one_new_database(tmp_path):
+    """Each command of a new store starts one; together they would spoil it."""
+    environment = os.environ | {"PREFECT_HOME": str(tmp_path / "prefect")}
+    commands = [
+        subprocess.Popen(
+            [sys.executable, "-c", SERVE], stdout=subprocess.PIPE, text=True, env=environment
+        )
+        for _ in range(3)
+    ]
+    try:
+        ports = [int(command.stdout.readline().split()[0]) for command in commands]
+        assert all(is_served(port) for port in ports)
+    finally:
+        for command in commands:
+            command.kill()
+            command.wait()
+            command.stdout.close()
+
+
+def test_a_database_that_is_none_is_named_after_a_few_tries(tmp_path):
+    home = tmp_path / "prefect"
+    home.mkdir()
+    (home / "prefect.db").write_bytes(bytes(range(256)) * 80)
+    done = subprocess.run(
+        [sys.executable, "-c", SERVE],
+        env=os.environ | {"PREFECT_HOME": str(home)},
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS_TO_END * 4,
+    )
+    last = done.stderr.splitlines()[-1]
+    assert "StorageError: Prefect's own server does not start" in last
+    assert str(home) in last
