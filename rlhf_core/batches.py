@@ -4,21 +4,19 @@ A prompt and a response are joined as ids, never as text after generation: what 
 what generation saw. Tensors name their side of padding: queries pad left, responses pad right.
 """
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import cast
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from torch.nn.functional import pad
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase
 
-from rlhf_core.settings.model import ModelSettings, ScratchModelSettings
-
-PAD, EOS, UNKNOWN = "<pad>", "<eos>", "<unk>"
-"""The special tokens of a tokenizer made here."""
+from rlhf_core.chat import ChatCodec
+from rlhf_core.dialogues import messages_of
+from rlhf_core.settings.model import ModelSettings
 
 
 @dataclass(frozen=True)
@@ -27,6 +25,11 @@ class Encoder:
 
     tokenizer: PreTrainedTokenizerBase
     settings: ModelSettings
+
+    @cached_property
+    def chat(self) -> ChatCodec | None:
+        """By which conversations are encoded; None where prompts are plain text."""
+        return ChatCodec.of(self.tokenizer)
 
     @property
     def pad_token_id(self) -> int:
@@ -40,14 +43,21 @@ class Encoder:
 
     def prompts(self, prompts: Sequence[str]) -> list[list[int]]:
         """Ids that the model reads before it answers, one list per prompt."""
+        if self.chat is not None:
+            known = {text: self.chat.prompt(messages_of(text)) for text in dict.fromkeys(prompts)}
+            return [known[prompt] for prompt in prompts]
         return self._ids([self._query(prompt) for prompt in prompts], special=True)
 
     def responses(self, prompts: Sequence[str], responses: Sequence[str]) -> list[list[int]]:
         """Ids of each response as it continues its prompt, ended by the end-of-sequence token.
 
         The ids come from the joined text where its beginning tokenizes as the prompt alone does,
-        which keeps the spaces of any tokenizer; else from the response alone.
+        which keeps the spaces of any tokenizer; else from the response alone. With a chat template
+        they are spliced into it.
         """
+        if self.chat is not None:
+            pairs = zip(prompts, responses, strict=True)
+            return [self.chat.answer(messages_of(prompt), text) for prompt, text in pairs]
         different = list(dict.fromkeys(prompts))
         prefixes = dict(zip(different, self.prompts(different), strict=True))
         texts = [self._prefixed(response) for response in responses]
@@ -69,6 +79,16 @@ class Encoder:
         """
         return self._ids(list(texts), special=True)
 
+    def joined_apart(self, prompts: Sequence[str], responses: Sequence[str]) -> int:
+        """How many responses are not read as they would be in the text they continue (S2)."""
+        if self.chat is not None:
+            return 0
+        queries = [self._query(prompt) for prompt in prompts]
+        texts = [self._prefixed(response) for response in responses]
+        joined = self._ids([a + b for a, b in zip(queries, texts, strict=True)], special=True)
+        pairs = zip(self.prompts(prompts), joined, strict=True)
+        return sum(_continued(whole, prefix) is None for prefix, whole in pairs)
+
     def fitting(
         self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
     ) -> list[int]:
@@ -85,7 +105,8 @@ class Encoder:
         """The response texts of generated ids, without special tokens and the joining prefix."""
         rows = [list(row) for row in response_ids]
         texts = self.tokenizer.batch_decode(rows, skip_special_tokens=True)
-        return [text.removeprefix(self.settings.response_prefix).rstrip() for text in texts]
+        prefix = "" if self.chat is not None else self.settings.response_prefix
+        return [text.removeprefix(prefix).rstrip() for text in texts]
 
     def _query(self, prompt: str) -> str:
         return self.settings.prompt_template.replace("{prompt}", prompt)
@@ -107,45 +128,6 @@ class Encoder:
 def _continued(whole: list[int], prefix: list[int]) -> list[int] | None:
     """What follows `prefix` in `whole`, which may not begin with it."""
     return whole[len(prefix) :] if whole[: len(prefix)] == prefix else None
-
-
-def trained_tokenizer(
-    texts: Sequence[str], settings: ScratchModelSettings
-) -> PreTrainedTokenizerFast:
-    """A tokenizer of the corpus: its words, or byte pairs where a vocabulary size is given."""
-    if settings.vocabulary_size is None:
-        return word_tokenizer(texts)
-    return byte_pair_tokenizer(texts, settings.vocabulary_size)
-
-
-def word_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
-    """A tokenizer whose tokens are the words of `texts`, split at white space, most frequent first.
-
-    Ids 0 to 2 pad, end and stand for unknown words; prompts have no beginning token.
-    """
-    counts = Counter(word for text in texts for word in text.split())
-    words = sorted(counts, key=lambda word: (-counts[word], word))
-    vocabulary = {word: index for index, word in enumerate([PAD, EOS, UNKNOWN, *words])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token=PAD, eos_token=EOS, unk_token=UNKNOWN
-    )
-
-
-def byte_pair_tokenizer(texts: Sequence[str], size: int) -> PreTrainedTokenizerFast:
-    """Byte-level byte pairs of `texts`: any text can be encoded, and none is unknown."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=size,
-        special_tokens=[PAD, EOS],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=EOS)
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,15 @@ Turns are written as in Anthropic's HH data (arXiv:2204.05862): "\n\nHuman: ...\
 
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypedDict
 
 from rlhf_core.rules import escaped
 from rlhf_core.sources import type_in_words
 from rlhf_core.unusable import UnusableError
 
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
+
+_MARKER = re.compile(f"({HUMAN}|{ASSISTANT})")
 
 _ROLES = ("system", "user", "assistant")
 
@@ -38,6 +40,32 @@ def render_messages(messages: Sequence[object], field: str) -> str:
         seen = f"{len(messages)} messages, the last of them not the assistant's"
         raise UnusableError("ROLE-005", field, seen)
     return "".join(turns)
+
+
+Role = Literal["system", "user", "assistant"]
+
+
+class Message(TypedDict):
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+
+
+def messages_of(prompt: str) -> list[Message]:
+    r"""The turns of a prompt: of a transcript each of its own, of any other text one of the user.
+
+    It undoes `render_messages`: what stands before the first "\n\nHuman:" is the system's, and the
+    "\n\nAssistant:" at the end, which asks for the answer, is no turn.
+    """
+    if HUMAN not in prompt:
+        return [{"role": "user", "content": prompt}]
+    system, *pieces = _MARKER.split(prompt.removesuffix(ASSISTANT))
+    turns: list[Message] = [{"role": "system", "content": system}] if system.strip() else []
+    for marker, content in zip(pieces[::2], pieces[1::2], strict=True):
+        role: Role = "user" if marker == HUMAN else "assistant"
+        turns.append({"role": role, "content": content.removeprefix(" ")})
+    return turns
 
 
 class SplitTranscripts(NamedTuple):

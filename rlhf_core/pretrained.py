@@ -106,9 +106,14 @@ def load_tokenizer(base: str | Path, *, revision: str | None = None) -> PreTrain
             f"The tokenizer of {base} has no end-of-sequence token, so a response could never end: "
             "set eos_token in its tokenizer_config.json."
         )
+    separate_padding(tokenizer)
+    return tokenizer
+
+
+def separate_padding(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Give `tokenizer` a padding token where it has none, or where it is the one that ends (S5)."""
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
-    return tokenizer
 
 
 def _cannot_load(base: str | Path, kind: str, error: Exception) -> str:

@@ -6,15 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import processors
 
-from rlhf_core.batches import (
-    Encoder,
-    byte_pair_tokenizer,
-    join,
-    pad_left,
-    shuffled_batches,
-    trained_tokenizer,
-    word_tokenizer,
-)
+from rlhf_core.batches import Encoder, join, pad_left, shuffled_batches
+from rlhf_core.new_tokenizers import byte_pair_tokenizer, trained_tokenizer, word_tokenizer
 from rlhf_core.settings.model import ModelSettings, ScratchModelSettings
 from tests.tiny_models import END, PAD
 

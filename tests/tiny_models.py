@@ -11,8 +11,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from rlhf_core.batches import SpecialTokens, word_tokenizer
+from rlhf_core.batches import SpecialTokens
 from rlhf_core.models import ScalarModel, frozen_copy
+from rlhf_core.new_tokenizers import word_tokenizer
 from rlhf_core.reward_models import RewardModel
 from rlhf_core.scorers import Scorer
 from rlhf_core.settings.ppo import PpoSettings

@@ -58,6 +58,12 @@ class ModelSettings(Settings):
     """Put before every response unless it begins with it already: most tokenizers join a space
     to the word after it, so a prompt ends without one and a response begins with one."""
 
+    chat_template: str = "auto"
+    """How conversations become text. `auto`: by the template of the base model's tokenizer where it
+    has one and `prompt_template` is not set; `none`: as transcripts, by `prompt_template`; else the
+    text of a Jinja template, which replaces the tokenizer's. With a template, a plain prompt is a
+    user's turn and a transcript's turns are those of a conversation."""
+
     max_prompt_tokens: int = Field(default=512, ge=1)
     """Longest prompt, template included; see `long_prompts` of the data section."""
 
@@ -75,6 +81,42 @@ class ModelSettings(Settings):
                 "end it without one and keep response_prefix ' '."
             )
         return template
+
+    @field_validator("chat_template")
+    @classmethod
+    def _template_is_jinja(cls, template: str) -> str:
+        if template not in ("auto", "none") and "{%" not in template and "{{" not in template:
+            raise ValueError(
+                f"chat_template={template[:40]!r} is neither 'auto' nor 'none' nor a Jinja text: "
+                "give the template itself, as a block of text."
+            )
+        return template
+
+    @property
+    def own_chat_template(self) -> str | None:
+        """The template that the recipe gives, if it gives one."""
+        return None if self.chat_template in ("auto", "none") else self.chat_template
+
+    @property
+    def takes_tokenizers_template(self) -> bool:
+        """Whether the template that the base model's tokenizer carries is used."""
+        return self.chat_template == "auto" and self.prompt_template == "{prompt}"
+
+    @model_validator(mode="after")
+    def _one_template(self) -> Self:
+        if self.own_chat_template is None:
+            return self
+        if self.prompt_template != "{prompt}":
+            raise ValueError(
+                "model gives both chat_template and prompt_template: a conversation is rendered by "
+                "one of them; remove the other."
+            )
+        if self.scratch is not None:
+            raise ValueError(
+                "model.chat_template needs a tokenizer with control tokens, and one made from "
+                "nothing has none: give model.base, or use prompt_template."
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:

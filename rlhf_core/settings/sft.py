@@ -49,8 +49,9 @@ class SftSettings(Settings):
     """Share of what each block adds to the residual stream that is dropped in training
     (arXiv:2203.02155, C.1: 0.2); the later stages always train without."""
 
-    loss_on: Literal["response", "all"] = "response"
-    """Tokens that are learnt: of the response only, or of the prompt too (N+, arXiv:2403.17031)."""
+    loss_on: Literal["response", "assistant", "all"] = "response"
+    """Tokens that are learnt: of the response only, of every turn of the assistant's (which needs a
+    chat template), or of the prompt too (N+, arXiv:2403.17031)."""
 
     packing: bool = False
     """Lay the demonstrations of a forward pass end to end in rows without padding; none attends to

@@ -7,8 +7,10 @@ import torch
 from peft import TaskType
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhf_core.batches import Encoder, SpecialTokens, trained_tokenizer
+from rlhf_core.batches import Encoder, SpecialTokens
+from rlhf_core.chat import carry_template
 from rlhf_core.checkpoints import Checkpoints
+from rlhf_core.encoding_check import checked_encoding, write_encoding
 from rlhf_core.history import recorded
 from rlhf_core.models import (
     fit_vocabulary,
@@ -16,7 +18,14 @@ from rlhf_core.models import (
     new_policy,
     with_lora,
 )
-from rlhf_core.pretrained import load_policy, load_tokenizer, save_model, save_policy
+from rlhf_core.new_tokenizers import trained_tokenizer
+from rlhf_core.pretrained import (
+    load_policy,
+    load_tokenizer,
+    save_model,
+    save_policy,
+    separate_padding,
+)
 from rlhf_core.repetition import repetition
 from rlhf_core.report import Report
 from rlhf_core.settings.model import ModelSettings
@@ -47,7 +56,10 @@ def make_sft(
     """Write the SFT policy, its tokenizer and the record of its training into `out_dir`."""
     tokenizer, policy = base_model(model, data, seed=seed)
     encoder = Encoder(tokenizer, model)
-    train = encoded_rows(encoder, read_demonstrations(data, "train"), settings)
+    notice = _unheard if checkpoints is None else checkpoints.notice
+    table = read_demonstrations(data, "train")
+    encoding = checked_encoding(encoder, table, notice)
+    train = encoded_rows(encoder, table, settings)
     validation = encoded_rows(encoder, read_demonstrations(data, "validation"), settings)
     sampler = _sampler(settings, encoder, validation)
     accelerator = make_accelerator()
@@ -67,11 +79,12 @@ def make_sft(
             accelerator=accelerator,
             saving=saving_into(checkpoints, recording),
             sampler=sampler,
-            notice=_unheard if checkpoints is None else checkpoints.notice,
+            notice=notice,
         )
     if accelerator.is_main_process:
         _write_epochs(trained, outcome, out_dir)
         save_policy(merged(trained), tokenizer, out_dir)
+        write_encoding(out_dir, encoding)
         write_sft_records(
             out_dir,
             encoder=encoder,
@@ -136,6 +149,8 @@ def base_model(
     """The model that SFT starts from and its tokenizer: loaded, or made from nothing."""
     if model.base is not None:
         tokenizer = load_tokenizer(model.base, revision=model.revision)
+        carry_template(tokenizer, model)
+        separate_padding(tokenizer)
         policy = load_policy(model.base, revision=model.revision)
         fit_vocabulary(policy, tokenizer)
         return tokenizer, policy

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import pandas as pd
 
 from rlhf_core.batches import Encoder
-from rlhf_core.errors import DataError
+from rlhf_core.dialogues import messages_of
+from rlhf_core.errors import DataError, ModelError
 from rlhf_core.settings.sft import SftSettings
 from rlhf_core.training.demonstrations import Demonstrations
 from rlhf_core.truncation import Truncation, check_truncation, fitted
@@ -26,11 +27,31 @@ def encoded_rows(encoder: Encoder, table: pd.DataFrame, settings: SftSettings) -
     responses = encoder.responses(list(table.prompt), list(table.response))
     found = fitted(prompts, responses, encoder.settings, settings)
     check_truncation(found.truncation, encoder.settings, settings)
-    return EncodedRows(
-        Demonstrations([prompts[row] for row in found.rows], found.responses),
-        table.iloc[list(found.rows)].reset_index(drop=True),
-        found.truncation,
-    )
+    kept = table.iloc[list(found.rows)].reset_index(drop=True)
+    demonstrations = Demonstrations([prompts[row] for row in found.rows], found.responses)
+    if settings.loss_on == "assistant":
+        demonstrations = with_earlier_turns(encoder, demonstrations, kept)
+    return EncodedRows(demonstrations, kept, found.truncation)
+
+
+def with_earlier_turns(
+    encoder: Encoder, rows: Demonstrations, table: pd.DataFrame
+) -> Demonstrations:
+    """The same rows; what the assistant said in earlier turns of a prompt is learnt as well."""
+    if encoder.chat is None:
+        raise ModelError(
+            "sft.loss_on='assistant' needs a chat template, which says where the assistant's turns "
+            "are: choose a base model whose tokenizer has one, give model.chat_template, or set "
+            "sft.loss_on to 'response'."
+        )
+    prompts, responses, learnt = [], [], []
+    for ids, response, text in zip(rows.prompts, rows.responses, table.prompt, strict=True):
+        said = encoder.chat.said_before(messages_of(text))
+        first = said.index(True) if any(said) else len(said)
+        prompts.append(ids[:first])
+        responses.append([*ids[first:], *response])
+        learnt.append([*said[first:], *[True] * len(response)])
+    return Demonstrations(prompts, responses, learnt)
 
 
 def encoded_demonstrations(encoder: Encoder, table: pd.DataFrame) -> Demonstrations:

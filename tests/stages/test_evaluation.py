@@ -11,10 +11,11 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from rlhf_core.batches import Encoder, SpecialTokens, word_tokenizer
+from rlhf_core.batches import Encoder, SpecialTokens
 from rlhf_core.errors import ArtifactError, DataError
 from rlhf_core.evaluation.answers import Prompts, Sampler, demonstrations, sequence_kl
 from rlhf_core.models import new_policy
+from rlhf_core.new_tokenizers import word_tokenizer
 from rlhf_core.pretrained import new_scalar_model, save_policy
 from rlhf_core.report import ignore
 from rlhf_core.reward_models import RewardModel, save_reward_model

@@ -1,18 +1,27 @@
+import hashlib
 import json
 import shutil
 
+import pandas as pd
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from rlhf_core.batches import Encoder
+from rlhf_core.chat import carry_template
 from rlhf_core.errors import DataError, ModelError
 from rlhf_core.history import read_history
-from rlhf_core.pretrained import load_policy
+from rlhf_core.models import new_policy
+from rlhf_core.new_tokenizers import byte_pair_tokenizer
+from rlhf_core.pretrained import load_policy, load_tokenizer, save_policy
 from rlhf_core.report import ignore
+from rlhf_core.sampling import sample_texts
 from rlhf_core.settings.base import LoraSettings
-from rlhf_core.settings.model import ModelSettings
+from rlhf_core.settings.model import ModelSettings, ScratchModelSettings
 from rlhf_core.settings.sft import SftSettings
 from rlhf_core.stages.sft import make_sft
+from rlhf_core.training.encoded import encoded_rows
+from tests.stages.conftest import WORDS
 
 QUICK = SftSettings(epochs=1, learning_rate=0.01, batch_size=32)
 
@@ -157,3 +166,85 @@ def test_long_responses_are_cut_without_an_end_where_the_recipe_says_so(chain, t
     found = json.loads((tmp_path / "sft" / "truncation.json").read_text())
     assert found["train"]["responses_cut"] == 120
     assert lines(tmp_path / "sft" / "examples.jsonl")[0]["tokens"] == ["w0", "w0", "so", "done"]
+
+
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def chat_base(tmp_path_factory):
+    """A model whose tokenizer carries a chat template."""
+    folder = tmp_path_factory.mktemp("chat-base")
+    tokenizer = byte_pair_tokenizer(["so done", "user assistant", " ".join(WORDS)] * 9, 330)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    tokenizer.chat_template = CHATML
+    scratch = ScratchModelSettings(
+        hidden_size=32, layers=1, heads=2, intermediate_size=48, initializer_range=0.15
+    )
+    policy = new_policy(scratch, tokenizer, max_tokens=96, seed=1)
+    save_policy(policy, tokenizer, folder)
+    return ModelSettings(base=str(folder), max_prompt_tokens=64, max_response_tokens=16)
+
+
+def test_a_base_with_a_chat_template_is_trained_and_sampled_through_it(chain, chat_base, tmp_path):
+    settings = QUICK.model_copy(update={"epochs": 6, "batch_size": 16})
+    make(chain, tmp_path / "sft", settings=settings, model=chat_base)
+    found = json.loads((tmp_path / "sft" / "encoding.json").read_text())
+    assert found["chat_template"] == {
+        "sha256": hashlib.sha256(CHATML.encode()).hexdigest(),
+        "from": "tokenizer",
+    }
+    assert found["end"]["token"] == "<|im_end|>"
+    assert found["preflight"]["conversations"] == 64
+    example = lines(tmp_path / "sft" / "examples.jsonl")[0]
+    learnt = [token for token, own in zip(example["tokens"], example["learnt"], strict=True) if own]
+    assert "".join(learnt) == "so done<|im_end|>"
+    assert "".join(example["tokens"]).startswith("<|im_start|>user\nw0 w0<|im_end|>\n<|im_start|>")
+    # Loaded by nothing but its folder, the tokenizer still has template and end, and the policy
+    # has learnt both.
+    answers = sample_texts(tmp_path / "sft", chat_base, ["w1 w5"], temperature=0.0, seed=1)
+    assert [(answer.text, answer.ended) for answer in answers] == [("so done", True)]
+
+
+@pytest.mark.parametrize("template", ["none", CHATML.replace("user", "user ")])
+def test_a_recipes_template_or_none_takes_the_place_of_the_tokenizers(
+    chain, chat_base, tmp_path, template
+):
+    model = chat_base.model_copy(update={"chat_template": template})
+    make(chain, tmp_path / "sft", model=model)
+    found = json.loads((tmp_path / "sft" / "encoding.json").read_text())
+    if template == "none":
+        assert found["chat_template"] is None
+        assert load_tokenizer(tmp_path / "sft").chat_template is None
+        assert found["end"]["token"] == "<eos>"
+    else:
+        assert found["chat_template"]["from"] == "recipe"
+        assert load_tokenizer(tmp_path / "sft").chat_template == template
+
+
+def test_every_turn_of_the_assistants_is_learnt_where_the_recipe_says_so(chain, chat_base):
+    encoder = Encoder(load_tokenizer(chat_base.base), chat_base)
+    carry_template(encoder.tokenizer, chat_base)
+    talk = "\n\nHuman: w1\n\nAssistant: so\n\nHuman: w2\n\nAssistant:"
+    where = {"file": ["rows"] * 2, "line": [1, 2]}
+    table = pd.DataFrame({"prompt": [talk, "w3"], "response": ["done", "so"], **where})
+
+    def learnt(loss_on):
+        rows = encoded_rows(encoder, table, SftSettings(loss_on=loss_on)).demonstrations
+        shown = []
+        for row, response in enumerate(rows.responses):
+            owned = zip(response, rows.labels(row), strict=True)
+            shown.append(encoder.tokenizer.decode([token for token, own in owned if own]))
+        return shown
+
+    assert learnt("response") == ["done<|im_end|>", "so<|im_end|>"]
+    assert learnt("assistant") == ["so<|im_end|>done<|im_end|>", "so<|im_end|>"]
+
+
+def test_turns_that_no_template_tells_apart_cannot_be_learnt_apart(chain, tmp_path):
+    settings = QUICK.model_copy(update={"loss_on": "assistant"})
+    with pytest.raises(ModelError, match="needs a chat template"):
+        make(chain, tmp_path / "sft", settings=settings)
