@@ -1,5 +1,6 @@
 """What is written down about a stage run, so that its artifact can tell its own past."""
 
+import json
 import math
 import os
 import platform
@@ -12,6 +13,9 @@ from typing import Any
 
 from tasks.clone import code_version, installed_version
 from tasks.handles import PipelineRun, StageJob
+
+ENCODING = "encoding.json"
+"""Payload file of the SFT stage that says how text becomes ids; provenance repeats it."""
 
 LIBRARIES = (
     "accelerate",
@@ -68,6 +72,15 @@ def stage_provenance(
         "ended_at": ended.isoformat(timespec="seconds"),
         "seconds": round((ended - started).total_seconds(), 3),
     }
+
+
+def encoding_record(payload: Path) -> dict[str, Any] | None:
+    """How the stage turns text into ids, with the template's hash; None where it says nothing."""
+    path = payload / ENCODING
+    if not path.exists():
+        return None
+    encoding: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return encoding
 
 
 def environment_record() -> dict[str, Any]:

@@ -4,7 +4,6 @@ The order is that of a safe publish: payload, manifest, rename, commit record, M
 """
 
 import errno
-import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -35,16 +34,13 @@ from tasks.openlineage import export_stage
 from tasks.pages import LINEAGE_PAGE, RECIPE, stage_description, stage_page
 from tasks.pipeline import end_state, note_stage, prefect_ids, run_tags
 from tasks.progress import PROGRESS, Progress
-from tasks.provenance import RunIds, environment_record, stage_provenance
+from tasks.provenance import RunIds, encoding_record, environment_record, stage_provenance
 from tasks.store import CHECKPOINTS, JOURNAL, Store
 from tasks.tracking import MODEL_TYPES, TrackedRun, open_run
 
 Make = Callable[[StageJob, Path, Report, Checkpoints], Mapping[str, float]]
 """Writes a stage's payload into the empty folder, reports on the way, returns summary metrics; it
 continues from a checkpoint where there is one."""
-
-ENCODING = "encoding.json"
-"""Payload file of the SFT stage that says how text becomes ids; provenance repeats it."""
 
 SHOWN_FILES = (
     "*.html",
@@ -100,7 +96,7 @@ def run_stage(job: StageJob, pipeline: PipelineRun, make: Make) -> Handle:
             prefect_task_run=runtime.task_run.id,
         )
         provenance = stage_provenance(job, pipeline, ids, metrics=metrics, started=started)
-        provenance["encoding"] = _encoding(store.work(job.key) / "payload" / ENCODING)
+        provenance["encoding"] = encoding_record(store.work(job.key) / "payload")
         artifact = store.publish(job.key, job.stage, provenance)
         _log_end(run, artifact, store, provenance, pages)
         _show(run, pipeline, artifact, provenance)
@@ -137,14 +133,6 @@ def _compute(job: StageJob, run: TrackedRun, store: Store, make: Make) -> Mappin
     run.sync()
     progress.finish()
     return metrics
-
-
-def _encoding(path: Path) -> dict[str, Any] | None:
-    """How the stage turns text into ids, with the template's hash; None where it says nothing."""
-    if not path.exists():
-        return None
-    encoding: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return encoding
 
 
 def _tags(job: StageJob, pipeline: PipelineRun) -> dict[str, str]:
