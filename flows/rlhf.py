@@ -46,16 +46,11 @@ def run_stages(recipe: Recipe, pipeline: PipelineRun) -> dict[Stage, Handle]:
     if "sft" in recipe.stages:
         sft = made["sft"] = run_sft(stage_job(recipe, "sft", data=data), pipeline)
     if "reward_model" in recipe.stages:
-        reward_model = made["reward_model"] = run_reward_model(
+        made["reward_model"] = run_reward_model(
             stage_job(recipe, "reward_model", data=data, sft=sft), pipeline
         )
     if "ppo" in recipe.stages:
-        ppo = made["ppo"] = run_ppo(
-            stage_job(recipe, "ppo", data=data, sft=sft, reward_model=reward_model), pipeline
-        )
+        made["ppo"] = run_ppo(stage_job(recipe, "ppo", **made), pipeline)
     if "evaluation" in recipe.stages:
-        made["evaluation"] = run_evaluation(
-            stage_job(recipe, "evaluation", data=data, sft=sft, reward_model=reward_model, ppo=ppo),
-            pipeline,
-        )
+        made["evaluation"] = run_evaluation(stage_job(recipe, "evaluation", **made), pipeline)
     return made

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from rlhf_core.artifacts import digest, sha256_of
 from rlhf_core.batches import Encoder, Sequences, SpecialTokens
+from rlhf_core.errors import RecipeError
 from rlhf_core.maths.ensembles import cautious_score, disagreement, least_score, mean_score
 from rlhf_core.named_functions import checked_numbers, load_function
 from rlhf_core.pretrained import load_tokenizer
@@ -121,7 +122,13 @@ class RewardFunction(NamedTuple):
     def __call__(self, texts: Texts) -> list[float]:
         """One finite number for each response; RecipeError where it gives anything else."""
         more = {"references": texts.references} if self.takes_references else {}
-        found = self.function(texts.prompts, texts.responses, **more)
+        try:
+            found = self.function(texts.prompts, texts.responses, **more)
+        except Exception as error:
+            raise RecipeError(
+                f"ppo.rewards: {self.name} failed on {len(texts.prompts)} responses with "
+                f"{type(error).__name__}: {error}. Mend the function, or the rows it reads."
+            ) from error
         return checked_numbers(found, len(texts.prompts), setting="ppo.rewards", name=self.name)
 
 

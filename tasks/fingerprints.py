@@ -74,10 +74,13 @@ def stage_fingerprint(recipe: Recipe, stage: Stage, inputs: Mapping[str, str]) -
 def functions_named(recipe: Recipe, stage: Stage) -> list[str]:
     """The functions, as `module:function`, that the recipe names and the stage calls."""
     collect = recipe.reward_model.collect
-    if stage == "evaluation" and recipe.evaluation.gold:
-        return [recipe.evaluation.gold]
     if stage == "reward_model" and collect is not None:
         return [collect.labeler]
+    rewards = [reward.source for reward in recipe.ppo.scoring.functions]
+    if stage == "ppo":
+        return rewards
+    if stage == "evaluation":  # which reads responses as PPO was paid for them
+        return [*rewards, *([recipe.evaluation.gold] if recipe.evaluation.gold else [])]
     return []
 
 

@@ -182,7 +182,12 @@ def mermaid(stages: Mapping[str, Mapping[str, Any]]) -> str:
         facts = stages[stage]
         label = f"{stage}<br/>{facts['state']} {facts.get('digest', '')[:SHOWN_DIGEST]}"
         lines.append(f'  {stage}["{label}"]')
-    lines += [f"  {source} --> {stage}" for stage in ran for source in STAGE_INPUTS[stage]]
+    lines += [
+        f"  {source} --> {stage}"
+        for stage in ran
+        for source in STAGE_INPUTS[stage]
+        if source in ran
+    ]
     return "\n".join([*lines, "```"])
 
 

@@ -93,6 +93,8 @@ def _inputs(
     inputs: dict[str, str] = {}
     waits_for: list[str] = []
     for role in STAGE_INPUTS[stage]:
+        if role not in earlier:  # a reward model where PPO is paid by functions
+            continue
         commit = earlier[role].commit
         if commit is None:
             waits_for.append(role)

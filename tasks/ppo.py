@@ -25,7 +25,7 @@ def _make(
         recipe.model,
         data=job.input_path("data"),
         sft=job.input_path("sft"),
-        reward_model=job.input_path("reward_model"),
+        reward_model=job.input_path("reward_model") if "reward_model" in job.inputs else None,
         out_dir=out_dir,
         report=report,
         seed=recipe.seed,

@@ -48,11 +48,12 @@ def plan_rerun(store: Store, run: str, first: Stage | None) -> Rerun:
         first = missing[0]
     elif first not in recipe.stages:
         raise UserError(
-            f"Run {record['run_id']} has no stage {first}: its recipe ends at {recipe.last_stage}."
+            f"Run {record['run_id']} has no stage {first}: its recipe has "
+            f"{', '.join(recipe.stages)}."
         )
     else:
         force = (first,)
-    earlier = STAGES[: STAGES.index(first)]
+    earlier = recipe.stages[: recipe.stages.index(first)]
     absent = [stage for stage in earlier if stage not in finished]
     if absent:
         raise UserError(

@@ -1,6 +1,7 @@
 """Whether the gain is real: the questions that a rising score does not answer."""
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from rlhf_core.evaluation.results import Results, SetName
 from rlhf_core.evaluation.training_records import TrainingRecords
@@ -24,7 +25,7 @@ def findings(results: Results, records: TrainingRecords) -> list[Finding]:
     return [
         *_on_the_gain(results),
         _responses_end(results),
-        _reward_model_beats_length(records),
+        *([] if records.scorecard is None else [_beats_length(records.scorecard)]),
     ]
 
 
@@ -104,8 +105,7 @@ def _responses_end(results: Results) -> Finding:
     )
 
 
-def _reward_model_beats_length(records: TrainingRecords) -> Finding:
-    card = records.scorecard
+def _beats_length(card: Mapping[str, Any]) -> Finding:
     accuracy = Interval(card["accuracy"], card["accuracy_low"], card["accuracy_high"])
     return Finding(
         above(accuracy, card["longer_wins_accuracy"]),

@@ -167,6 +167,8 @@ def _win_rates(results: Results) -> str:
 
 def _reward_model(records: TrainingRecords) -> str:
     card = records.scorecard
+    if card is None:
+        return ""
     accuracy = Interval(card["accuracy"], card["accuracy_low"], card["accuracy_high"])
     longer = Interval(*(card["longer_wins_interval"][name] for name in Interval._fields))
     rows = [

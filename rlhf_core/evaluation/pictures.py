@@ -59,15 +59,14 @@ def write_pictures(results: Results, records: TrainingRecords, folder: Path) -> 
             ),
             lambda: sft_curves(records.sft),
         ),
-        (
-            Picture(
-                "learning-reward-model.png",
-                "Reward model, by optimizer step, and how far its margins can be trusted: dots "
-                "on the diagonal mean that it promises what comes true.",
-            ),
-            lambda: reward_model_curves(records),
-        ),
     ]
+    if records.scorecard is not None:
+        picture = Picture(
+            "learning-reward-model.png",
+            "Reward model, by optimizer step, and how far its margins can be trusted: dots "
+            "on the diagonal mean that it promises what comes true.",
+        )
+        drawn.append((picture, lambda: reward_model_curves(records)))
     for picture, draw in drawn:
         with rc_context(STYLE):  # type: ignore[arg-type]  # the stubs list every key by name
             draw().savefig(folder / picture.file, dpi=DOTS_PER_INCH, metadata={"Software": None})
@@ -111,6 +110,7 @@ def reward_model_curves(records: TrainingRecords) -> Figure:
     """Loss, accuracy with the validation's interval, and calibration."""
     figure, axes = panels(3, height=3.0)
     card = records.scorecard
+    assert card is not None, "drawn where there is a reward model"
     _smoothed(axes[0], records.reward_model, "loss", COLOURS["sft"], label="training batches")
     axes[0].axhline(card["loss"], color=COLOURS["ppo"], label="validation")
     axes[0].set_title("loss, nats per pair")

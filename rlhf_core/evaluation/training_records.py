@@ -21,16 +21,18 @@ History = Sequence[Mapping[str, float | None]]
 
 @dataclass(frozen=True)
 class TrainingRecords:
-    """The reports of three trainings, in order, and the scorecard."""
+    """The reports of the trainings, in order, and the scorecard; None without a reward model."""
 
     sft: History
     reward_model: History
     ppo: History
-    scorecard: Mapping[str, Any]
+    scorecard: Mapping[str, Any] | None
 
 
-def read_training_records(*, sft: Path, reward_model: Path, ppo: Path) -> TrainingRecords:
-    """The histories of the three artifacts, and reward_model/scorecard.json."""
+def read_training_records(*, sft: Path, reward_model: Path | None, ppo: Path) -> TrainingRecords:
+    """The histories of the artifacts, and reward_model/scorecard.json where there is one."""
+    if reward_model is None:
+        return TrainingRecords(read_history(sft), (), read_history(ppo), None)
     scorecard = json.loads((reward_model / "scorecard.json").read_text(encoding="utf-8"))
     return TrainingRecords(
         read_history(sft), read_history(reward_model), read_history(ppo), scorecard

@@ -109,8 +109,8 @@ def _figure(title: str, parts: Sequence[str], axes: Axes, names: Sequence[tuple[
     base = HEIGHT - BOTTOM
     frame = [f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{base}" y2="{base}" stroke="{LINE}"/>']
     frame += [
-        _label(axes.x(value), base + 14, short(value), "middle")
-        for value in (axes.low, middle, axes.high)
+        _label(axes.x(value), base + 14, short(value), anchor)
+        for value, anchor in ((axes.low, "start"), (middle, "middle"), (axes.high, "end"))
     ]
     key = " ".join(
         f'<span class="key"><span class="dot" style="background:{colour}"></span>'

@@ -6,14 +6,15 @@ from typing import Any
 from rlhf_core.pages.drawings import Outline, histograms, reliability
 from rlhf_core.pages.html import document, estimate, table, text, tile, whisker
 from rlhf_core.pages.stylesheet import STYLESHEET
-from rlhf_core.pages.wording import bounds, decimal, percent, short
+from rlhf_core.pages.wording import bounds, decimal, nats, percent, short
 from rlhf_core.statistics import Interval
 
 OURS, LENGTH, DEMONSTRATIONS, SFT = "#1d4ed8", "#b45309", "#15803d", "#64748b"
 
 OWN_STYLE = """
 .drawings { display: grid; grid-template-columns: repeat(auto-fit, minmax(300px, 1fr)); gap: 16px; }
-figure.drawing { margin: 8px 0; } figure.drawing svg { width: 100%; height: auto; }
+figure.drawing { margin: 8px 0; max-width: 560px; }
+figure.drawing svg { width: 100%; height: auto; }
 .key { margin-left: 10px; white-space: nowrap; }
 .sides { display: grid; grid-template-columns: 1fr 1fr; gap: 1px; background: var(--line); }
 .sides > div { background: #fff; padding: 10px 14px 12px; min-width: 0; }
@@ -31,8 +32,8 @@ def _headline(card: Mapping[str, Any]) -> str:
     tiles = [
         tile(percent(accuracy.mean), f"of held-out pairs right [{bounds(accuracy, percent)}]"),
         tile(
-            f"{100 * lead.mean:+.1f} points",
-            f"over “the longer one wins” [{100 * lead.low:+.1f} to {100 * lead.high:+.1f}]",
+            f"{nats(100 * lead.mean)} points",
+            f"more than “the longer one wins” [{nats(100 * lead.low)} to {nats(100 * lead.high)}]",
         ),
         tile(decimal(card["loss"]), "nats per pair; a coin loses 0.693"),
         tile(percent(card["calibration_error"]), "expected calibration error"),

@@ -34,8 +34,14 @@ class Recipe(Settings):
 
     @property
     def stages(self) -> tuple[Stage, ...]:
-        """The stages that this recipe runs, in order."""
-        return STAGES[: STAGES.index(self.last_stage) + 1]
+        """The stages that this recipe runs, in order; a reward model where it is asked for.
+
+        Where PPO is paid by functions alone there is none, unless the recipe ends there.
+        """
+        stages = STAGES[: STAGES.index(self.last_stage) + 1]
+        if self.last_stage == "reward_model" or self.ppo.scoring.reward_model_weight is not None:
+            return stages
+        return tuple(stage for stage in stages if stage != "reward_model")
 
     @model_validator(mode="after")
     def _text_is_there_to_learn(self) -> Self:

@@ -57,7 +57,7 @@ def make_ppo(
     *,
     data: Path,
     sft: Path,
-    reward_model: Path,
+    reward_model: Path | None,
     out_dir: Path,
     report: Report,
     seed: int,
@@ -79,7 +79,7 @@ def make_ppo(
     gate = Gate(settings.gate)
     if checkpoints is not None:
         gate.notice = checkpoints.notice
-    if settings.algorithm != "dpo":  # which is not paid by it
+    if reward_model is not None and settings.algorithm != "dpo":  # which is not paid by it
         gate.check_reward_model(reward_model)
     reader = Reader(encoder, special, known_prompts(texts, prompts, table))
     scorer = load_scorer(settings.scoring, reward_model, reader, policy=sft)

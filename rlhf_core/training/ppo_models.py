@@ -27,7 +27,7 @@ from rlhf_core.training.rollouts import PpoModels
 
 
 def load_models(
-    settings: PpoSettings, sft: Path, reward_model: Path, scorer: Scorer, *, seed: int
+    settings: PpoSettings, sft: Path, reward_model: Path | None, scorer: Scorer, *, seed: int
 ) -> PpoModels:
     """The models: policy and reference from the SFT policy, the others as settings say.
 
@@ -46,6 +46,7 @@ def load_models(
     if settings.algorithm != "ppo":
         return PpoModels(policy, reference, scorer, None)
     if settings.starts_value_from_reward_model:
+        assert reward_model is not None, "the settings require one"
         return PpoModels(policy, reference, scorer, load_scalar_model(reward_model))
     value_model = _without_opinion(sft, seed=seed)
     if settings.value_network == "shared_trunk":

@@ -21,6 +21,7 @@ from rlhf_core.settings.evaluation import EvaluationSettings
 from rlhf_core.settings.ppo import PpoSettings
 from rlhf_core.settings.ptx import PtxSettings
 from rlhf_core.settings.reward_model import RewardModelSettings
+from rlhf_core.settings.rewards import RewardSettings
 from rlhf_core.settings.sentinel import PpoSentinelSettings
 from rlhf_core.stages.evaluation import make_evaluation
 from rlhf_core.stages.ppo import make_ppo
@@ -395,3 +396,48 @@ def test_prompts_over_the_budget_are_refused_when_none_is_left(chain, tmp_path):
     model = chain.model.model_copy(update={"max_prompt_tokens": 1})
     with pytest.raises(DataError, match=r"None of 120 prompts fits.*raise it"):
         make(chain, tmp_path / "ppo", model=model)
+
+
+def short_and_ended(prompts: list[str], responses: list[str]) -> list[float]:
+    """A reward without a model: few words."""
+    return [-float(len(response.split())) for response in responses]
+
+
+def test_functions_alone_pay_without_a_reward_model(chain, tmp_path):
+    rewards = (RewardSettings(source=f"{__name__}:short_and_ended"),)
+    (tmp_path / "ppo").mkdir()
+    summary = make_ppo(
+        QUICK.model_copy(update={"rewards": rewards, "value_init": "sft"}),
+        chain.model,
+        data=chain.data,
+        sft=chain.sft,
+        reward_model=None,
+        out_dir=tmp_path / "ppo",
+        report=ignore,
+        seed=1,
+    )
+    assert summary["score"] == summary["reward_short_and_ended"]
+    assert summary["raw_score"] < -1  # "so done" has two words
+
+
+def test_a_reward_model_of_swapped_labels_is_refused_before_any_step(chain, tmp_path):
+    other = tmp_path / "reward_model"
+    shutil.copytree(chain.reward_model, other)
+    card = json.loads((other / "scorecard.json").read_text())
+    card |= {"accuracy": 0.1, "accuracy_low": 0.05, "accuracy_high": 0.15}
+    (other / "scorecard.json").write_text(json.dumps(card))
+    with pytest.raises(TrainingStopped, match="probably swapped"):
+        make(chain, tmp_path / "ppo", reward_model=other)
+    assert not (tmp_path / "ppo" / "history.jsonl").exists()
+
+
+def test_the_gates_verdicts_lie_beside_the_policy(ppo):
+    verdicts = json.loads((ppo[0] / "gate.json").read_text())
+    assert {verdict["check"]: verdict["verdict"] for verdict in verdicts} == {
+        "swapped_labels": "passed",
+        "accuracy": "passed",
+        "no_better_than_length": "passed",
+        "finite_scores": "passed",
+        "constant_scores": "passed",
+        "extreme_scores": "passed",
+    }

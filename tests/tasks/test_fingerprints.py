@@ -110,6 +110,16 @@ def test_the_gold_scorer_is_part_of_the_evaluation_alone(tiny_recipe: Path):
     assert "rlhf_core.world.gold" not in stage_fingerprint(recipe, "ppo", {}).code
 
 
+def test_a_reward_function_is_part_of_what_is_paid_by_it(tiny_recipe: Path):
+    name = "rlhf_core.verifiable"
+    rewards = "ppo.rewards=[{source: 'rlhf_core.verifiable:same_final_number'}]"
+    recipe = load_recipe(tiny_recipe, [rewards, "ppo.value_init=sft"])
+    assert name in stage_fingerprint(recipe, "ppo", {}).code
+    assert name in stage_fingerprint(recipe, "evaluation", {}).code
+    assert name not in stage_fingerprint(recipe, "reward_model", {}).code
+    assert recipe.stages == ("data", "sft", "ppo", "evaluation")
+
+
 def test_the_content_of_a_folder_is_its_names_and_bytes(tmp_path: Path):
     folder = tmp_path / "folder"
     folder.mkdir()
