@@ -38,6 +38,7 @@ def execute(
     *,
     force: Sequence[Stage] = (),
     taken: Mapping[Stage, str] | None = None,
+    continued: Mapping[Stage, dict[str, Any]] | None = None,
     as_json: bool,
 ) -> None:
     """Run what has to run and show what each stage came to.
@@ -45,13 +46,20 @@ def execute(
     Where nothing has to, neither Prefect nor MLflow is loaded and no run is recorded.
     """
     store = Store(folder)
-    planned = plan_recipe(recipe, store, force) if not taken else []
+    planned = plan_recipe(recipe, store, force) if not (taken or continued) else []
     if planned and all(plan.action == "reuse" for plan in planned):
         reap(folder)
         ship_leftovers(folder)
         record = _reused_record(recipe, store, planned)
     else:
-        record = _run(recipe, folder, force=force, taken=taken or {}, as_json=as_json)
+        record = _run(
+            recipe,
+            folder,
+            force=tuple(force),
+            taken=dict(taken or {}),
+            continued=dict(continued or {}),
+            as_json=as_json,
+        )
     if as_json:
         console.show_json(record)
         return
@@ -68,8 +76,9 @@ def _run(
     recipe: Recipe,
     folder: Path,
     *,
-    force: Sequence[Stage],
-    taken: Mapping[Stage, str],
+    force: tuple[Stage, ...],
+    taken: dict[Stage, str],
+    continued: dict[Stage, dict[str, Any]],
     as_json: bool,
 ) -> dict[str, Any]:
     check_store_room(folder)
@@ -82,7 +91,7 @@ def _run(
             use_temporary_server()
         console.shorten_faults()
         state = rlhf_pipeline(
-            recipe, folder, force=tuple(force), taken=dict(taken), return_state=True
+            recipe, folder, force=force, taken=taken, continued=continued, return_state=True
         )
         state.result()  # raises what ended the run
     flow_run = str(state.state_details.flow_run_id)

@@ -1,6 +1,7 @@
 """The pipeline: which stage takes what from which."""
 
 from pathlib import Path
+from typing import Any
 
 from prefect import flow, runtime
 
@@ -24,18 +25,22 @@ def rlhf_pipeline(
     store: Path,
     force: tuple[Stage, ...] = (),
     taken: dict[Stage, str] | None = None,
+    continued: dict[Stage, dict[str, Any]] | None = None,
 ) -> dict[Stage, Handle]:
     """Raw rows in; a tuned policy and its evaluation out, or less where the recipe ends earlier.
 
     Finished stages of the same fingerprint are reused, except those in `force`. `taken` names
     artifacts that are used whatever has changed since; when Prefect runs a flow run again, those
-    are what its last attempt had finished.
+    are what its last attempt had finished. `continued` is what the fingerprint of a stage says of
+    the checkpoint of other settings from which it goes on.
     """
     make_store_folder(store)
     check_store_room(store)
     if runtime.flow_run.run_count > 1:
         taken = stages_of_attempt(Store(store), str(runtime.flow_run.id)) or taken
-    with open_pipeline(recipe, store, force=force, taken=taken or {}) as pipeline:
+    with open_pipeline(
+        recipe, store, force=force, taken=taken or {}, continued=continued or {}
+    ) as pipeline:
         return run_stages(recipe, pipeline)
 
 

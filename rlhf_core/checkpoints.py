@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rlhf_core.errors import ArtifactError, StorageError
 from rlhf_core.folders import (
@@ -67,6 +67,13 @@ class Checkpoint:
         return content
 
 
+class Inherited(NamedTuple):
+    """A checkpoint of another identity that a stage may begin from: somebody said so."""
+
+    folder: Path
+    identity: Mapping[str, str]
+
+
 @dataclass
 class Checkpoints:
     """Where a stage saves its state, when, and what has to be equal for it to be continued."""
@@ -79,6 +86,8 @@ class Checkpoints:
     notice: Callable[[str], None] = lambda _: None
     """Told in one line of each rejected checkpoint, and from which step training continues."""
     stop: StopRequest = PROCESS
+    inherited: Inherited | None = None
+    """What is continued while there is no checkpoint of the stage's own."""
     before_save: Callable[[], None] = lambda: None
     """Called before each save: what was reported until then outlives whatever follows."""
 
@@ -106,7 +115,7 @@ class Checkpoints:
         self._saved_at = time.monotonic()
 
     def newest(self) -> Checkpoint | None:
-        """The newest checkpoint that is whole, or None where none was ever saved.
+        """The newest checkpoint that is whole; the inherited one, or None, where none was saved.
 
         Each newer one that is not is noticed in one line. Raises ArtifactError where there are
         checkpoints and none is whole, or where the newest whole one is of another identity.
@@ -114,7 +123,7 @@ class Checkpoints:
         found = list(self.folder.glob("step-*")) if self.folder.is_dir() else []
         rejected = []
         for path in sorted(found, reverse=True):
-            checked = self._checked(path)
+            checked = self._checked(path, self.identity)
             if isinstance(checked, Checkpoint):
                 self._kept = [path]
                 return checked
@@ -126,7 +135,17 @@ class Checkpoints:
                 + "\n".join(f"  {line}" for line in rejected)
                 + f"\nBring one back from a copy, or remove {self.folder} to start over."
             )
-        return None
+        return None if self.inherited is None else self._inherited(self.inherited)
+
+    def _inherited(self, inherited: Inherited) -> Checkpoint:
+        path, identity = inherited
+        checked = self._checked(path, identity)
+        if isinstance(checked, Checkpoint):
+            return checked
+        raise ArtifactError(
+            f"{path}, from which the stage was to go on, cannot be used: {checked}. Bring it back "
+            "from a copy, or run the recipe with the settings that are wanted, which starts over."
+        )
 
     def save(
         self, step: int, write: Callable[[Path], None], environment: Mapping[str, str]
@@ -179,7 +198,7 @@ class Checkpoints:
         publish_folder(staged, published)
         return published
 
-    def _checked(self, path: Path) -> Checkpoint | Difference:
+    def _checked(self, path: Path, identity: Mapping[str, str]) -> Checkpoint | Difference:
         """The checkpoint, or the first thing that is wrong with it."""
         name = _NAME.fullmatch(path.name)
         if name is None:
@@ -189,18 +208,19 @@ class Checkpoints:
         manifest = _manifest(path, name[2])
         if isinstance(manifest, Difference):
             return manifest
-        self._refuse_other_identity(path, manifest["identity"])
+        self._refuse_other_identity(path, identity, manifest["identity"])
         files = read_listed(manifest["files"])
         wrong = next(differences(path, files), None) or next(changed_bytes(path, files), None)
         return wrong or Checkpoint(path, manifest["step"], manifest["environment"], files)
 
-    def _refuse_other_identity(self, path: Path, found: Mapping[str, str]) -> None:
-        keys = sorted(self.identity.keys() | found.keys())
-        others = [key for key in keys if self.identity.get(key) != found.get(key)]
+    def _refuse_other_identity(
+        self, path: Path, expected: Mapping[str, str], found: Mapping[str, str]
+    ) -> None:
+        keys = sorted(expected.keys() | found.keys())
+        others = [key for key in keys if expected.get(key) != found.get(key)]
         if others:
             lines = "; ".join(
-                f"{key}: expected {self.identity.get(key)}, found {found.get(key)}"
-                for key in others
+                f"{key}: expected {expected.get(key)}, found {found.get(key)}" for key in others
             )
             raise ArtifactError(
                 f"{path} was saved by a run with another {', '.join(others)} ({lines}). Run with "

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from rlhf_core.errors import UserError
 from rlhf_core.settings.base import STAGES
+from tasks.continuations import past_lines
 from tasks.lineage import Lineage, Node, code_text
 from tasks.pages import SHOWN_DIGEST
 from tasks.table_diff import TableDifference, table_differences
@@ -34,6 +35,9 @@ class Difference:
     stage: str
     settings: tuple[Change, ...] = ()
     seed: tuple[Change, ...] = ()
+    continued: tuple[Change, ...] = ()
+    """The checkpoint of other settings from which training went on."""
+
     code: tuple[Change, ...] = ()
     """Modules of the core whose syntax tree differs."""
 
@@ -62,7 +66,8 @@ class Difference:
     @property
     def decided(self) -> bool:
         """Whether something that decides the result differs here, inputs aside."""
-        return bool(self.settings or self.seed or self.code or self.libraries or self.files)
+        parts = (self.settings, self.seed, self.continued, self.code, self.libraries, self.files)
+        return any(parts)
 
     def causes(self) -> list[str]:
         """One sentence for each first cause and the stages it acts in, the earliest first."""
@@ -82,6 +87,8 @@ class Difference:
             yield self.stage, self.unknown
         for change in (*self.seed, *self.settings, *self.libraries):
             yield self.stage, f"{change.name} {shown(change.a)} -> {shown(change.b)}"
+        for change in self.continued:
+            yield self.stage, f"{change.name}: A {shown(change.a)}; B {shown(change.b)}"
         for change in self.files:
             yield self.stage, f"{change.name} {_change_of_content(change)}"
         for change in self.code:
@@ -105,7 +112,17 @@ class Difference:
         return document
 
 
-PARTS = ("settings", "seed", "code", "libraries", "files", "around", "metrics", "payload")
+PARTS = (
+    "settings",
+    "seed",
+    "continued",
+    "code",
+    "libraries",
+    "files",
+    "around",
+    "metrics",
+    "payload",
+)
 """The parts of a difference that are lists of changes."""
 
 
@@ -132,6 +149,7 @@ def _compare(all_a: Lineage, all_b: Lineage, a: Node, b: Node) -> Difference:
         stage=a.stage,
         settings=_changes(parts_a.get("settings", {}), parts_b.get("settings", {})),
         seed=_changes({"seed": parts_a.get("seed")}, {"seed": parts_b.get("seed")}),
+        continued=_changes(_past(parts_a), _past(parts_b)),
         code=_changes(parts_a.get("code", {}), parts_b.get("code", {})),
         libraries=_changes(parts_a.get("libraries", {}), parts_b.get("libraries", {})),
         files=_changes(_raw(a), _raw(b)),
@@ -148,6 +166,11 @@ def _compare(all_a: Lineage, all_b: Lineage, a: Node, b: Node) -> Difference:
             if role in b.inputs and b.inputs[role] != digest and not _read_the_same(a, b, role)
         },
     )
+
+
+def _past(fingerprint: Mapping[str, Any]) -> dict[str, str]:
+    lines = past_lines(fingerprint.get("continued"))
+    return {"past": "; ".join(lines)} if lines else {}
 
 
 def _read_the_same(a: Node, b: Node, role: str) -> bool:

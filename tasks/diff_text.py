@@ -33,7 +33,7 @@ def _lines(
     yield head
     if difference.unknown is not None:
         yield f"{pad}   {difference.unknown}"
-    for part in ("seed", "settings", "libraries", "files", "around", "metrics"):
+    for part in ("seed", "settings", "continued", "libraries", "files", "around", "metrics"):
         for change in getattr(difference, part):
             yield f"{pad}   {_part_name(part)}{_change(change)}"
     if difference.code:

@@ -43,9 +43,27 @@ class Fingerprint:
 
     libraries: dict[str, str]
 
+    continued: dict[str, Any] | None = None
+    """Where training went on from a checkpoint of other settings: whose, after which step, and what
+    was changed. A result with such a past is never that of its settings alone."""
+
     def parts(self) -> dict[str, Any]:
-        """Everything but the digest."""
-        return {name: value for name, value in asdict(self).items() if name != "digest"}
+        """Everything but the digest, and the past where there is none."""
+        return {
+            name: value
+            for name, value in asdict(self).items()
+            if name != "digest" and not (name == "continued" and value is None)
+        }
+
+    def record(self) -> dict[str, Any]:
+        """The digest and the parts, as they are written down."""
+        return {"digest": self.digest, **self.parts()}
+
+
+def with_past(fingerprint: Fingerprint, stage: Stage, continued: dict[str, Any]) -> Fingerprint:
+    """The fingerprint of what goes on from the checkpoint of another one."""
+    parts = fingerprint.parts() | {"continued": continued}
+    return Fingerprint(digest({"schema": SCHEMA, "stage": stage, **parts}), **parts)
 
 
 def stage_fingerprint(recipe: Recipe, stage: Stage, inputs: Mapping[str, str]) -> Fingerprint:

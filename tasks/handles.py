@@ -40,6 +40,10 @@ class PipelineRun:
     taken: Mapping[Stage, str] = field(default_factory=dict)
     """Stages whose artifact is taken over from an earlier run, by digest, whatever has changed."""
 
+    continued: Mapping[Stage, dict[str, Any]] = field(default_factory=dict)
+    """The stage that goes on from a checkpoint of other settings, and what its fingerprint says of
+    that."""
+
 
 @dataclass(frozen=True)
 class StageJob:

@@ -22,6 +22,7 @@ from rlhf_core.artifacts import (
 )
 from rlhf_core.errors import ArtifactError
 from rlhf_core.origins import CHANGED
+from tasks.continuations import past_lines
 from tasks.datasets import read_sources
 from tasks.pages import SHOWN_DIGEST
 from tasks.store import Store
@@ -137,6 +138,8 @@ def _lines(
         yield f"{pad}{name} (not here: neither in the store nor beside what was made from it)"
         return
     yield f"{pad}{name}{_facts(node.provenance)}"
+    for line in past_lines(node.provenance.get("fingerprint", {}).get("continued")):
+        yield f"{pad}   {line}"
     if node.fault is not None:
         yield f"{pad}   DAMAGED: {node.fault}"
     for source in node.sources:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from tasks.continuations import past_lines
 from tasks.leaves import leaf_text, leaves
 from tasks.lineage import Lineage, Node, code_text
 from tasks.lineage_picture import anchor_of, lineage_svg
@@ -102,6 +103,8 @@ def _facts(lineage: Lineage, node: Node) -> Iterator[tuple[str, str]]:
     if provenance.get("recipe"):
         yield "recipe", escape(str(provenance["recipe"]))
     yield "seed", escape(str(provenance["fingerprint"]["seed"]))
+    for line in past_lines(provenance["fingerprint"].get("continued")):
+        yield "past", escape(line)
     code = provenance["code"]
     yield "code", escape(f"{code_text(code)} (version {code['package']})")
     seconds = provenance.get("seconds")

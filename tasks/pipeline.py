@@ -29,7 +29,12 @@ INTERRUPTED = "interrupted"
 
 @contextmanager
 def open_pipeline(
-    recipe: Recipe, folder: Path, *, force: Sequence[Stage], taken: Mapping[Stage, str]
+    recipe: Recipe,
+    folder: Path,
+    *,
+    force: Sequence[Stage],
+    taken: Mapping[Stage, str],
+    continued: Mapping[Stage, dict[str, Any]],
 ) -> Iterator[PipelineRun]:
     """Open the run that holds the stages' runs; it ends as its body does, everywhere it is shown.
 
@@ -63,13 +68,16 @@ def open_pipeline(
             "prefect_flow_run": flow_run_id,
             "folder": str(Path.cwd()),
             "forced": list(force),
+            "continued": dict(continued),
             "recipe_sha256": hashlib.sha256(dump_recipe(recipe).encode()).hexdigest(),
             "stages": {},
         }
         store.write_recipe(run.run_id, dump_recipe(recipe))
         store.write_run(run.run_id, record)
         try:
-            yield PipelineRun(recipe.name, run.run_id, folder, tuple(force), dict(taken))
+            yield PipelineRun(
+                recipe.name, run.run_id, folder, tuple(force), dict(taken), dict(continued)
+            )
         except BaseException as error:
             state = end_state(error)
             outcome = {"state": state, "failure": str(error) or type(error).__name__}

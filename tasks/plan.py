@@ -1,23 +1,22 @@
 """Which stages of a recipe would run and which are reused, and why; nothing is run or changed."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from rlhf_core.artifacts import open_artifact
 from rlhf_core.settings.base import Stage
 from rlhf_core.settings.recipe import Recipe
+from tasks.changes import differences
 from tasks.commits import recall
 from tasks.fingerprints import Fingerprint, stage_fingerprint
 from tasks.handles import table_digests
-from tasks.leaves import leaves
-from tasks.pages import SHOWN_DIGEST, STAGE_INPUTS
+from tasks.pages import STAGE_INPUTS
 from tasks.store import CHECKPOINTS, Store
 
 Action = Literal["reuse", "run"]
 
 NEVER_RUN = "never run in this store"
-MISSING = object()
 
 
 @dataclass(frozen=True)
@@ -111,39 +110,11 @@ def _changes(
 ) -> list[str]:
     """What differs from the earlier result of the stage that differs least; the newest of those."""
     found = [
-        list(_differences(commit["fingerprint"], fingerprint.parts(), unknown))
+        list(differences(commit["fingerprint"], fingerprint.parts(), unknown))
         for commit in store.commit_records()
         if commit.get("stage") == stage
     ]
     return min(found, key=len, default=[NEVER_RUN])
-
-
-def _differences(
-    old: Mapping[str, Any], new: Mapping[str, Any], unknown: Sequence[str]
-) -> Iterator[str]:
-    """One line per part of the fingerprint that is not what it was."""
-    old_settings, new_settings = _set(old["settings"]), _set(new["settings"])
-    for name in _all(old_settings, new_settings):
-        before, after = old_settings.get(name, MISSING), new_settings.get(name, MISSING)
-        if before != after:
-            yield f"{name}: {_shown(before)} -> {_shown(after)}"
-    if old["seed"] != new["seed"]:
-        yield f"seed: {old['seed']} -> {new['seed']}"
-    for name in _all(old["inputs"], new["inputs"]):
-        if name.partition("/")[0] in unknown:
-            continue
-        before, after = old["inputs"].get(name, ""), new["inputs"].get(name, "")
-        if before != after:
-            kind, _, path = name.partition(":")
-            what = f"file {path}" if kind == "file" else f"input {name}"
-            yield f"{what}: {_short(before)} -> {_short(after)}"
-    for name in _all(old["code"], new["code"]):
-        if old["code"].get(name) != new["code"].get(name):
-            yield f"code: {name} {_fate(name, old['code'], new['code'])}"
-    for name in _all(old["libraries"], new["libraries"]):
-        before, after = old["libraries"].get(name), new["libraries"].get(name)
-        if before != after:
-            yield f"library {name}: {before} -> {after}"
 
 
 def _progress(store: Store, key: str) -> list[str]:
@@ -151,29 +122,6 @@ def _progress(store: Store, key: str) -> list[str]:
     folder = store.work(key) / CHECKPOINTS
     begun = folder.is_dir() and any(folder.glob("step-*"))
     return ["continues from its last checkpoint"] if begun else []
-
-
-def _set(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Every value by its dotted name; of a mapping that holds nothing there is none."""
-    return {name: value for name, value in leaves(settings) if value != {}}
-
-
-def _all(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    return list(dict.fromkeys([*new, *old]))
-
-
-def _fate(name: str, old: Mapping[str, str], new: Mapping[str, str]) -> str:
-    if name not in old:
-        return "is imported now"
-    return "changed" if name in new else "is no longer imported"
-
-
-def _short(digest: str) -> str:
-    return digest[:SHOWN_DIGEST] or "none"
-
-
-def _shown(value: object) -> str:
-    return "none" if value is MISSING or value is None else str(value)
 
 
 def _verb(stages: Sequence[str]) -> str:

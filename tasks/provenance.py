@@ -57,7 +57,7 @@ def stage_provenance(
     return {
         "stage": job.stage,
         "recipe": pipeline.recipe_name,
-        "fingerprint": asdict(job.fingerprint),
+        "fingerprint": job.fingerprint.record(),
         "inputs": {
             role: {"stage": handle.stage, "digest": handle.digest, "run_id": handle.run_id}
             for role, handle in job.inputs.items()

@@ -8,7 +8,7 @@ committed and whole artifact is dropped.
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from prefect import Task, task
@@ -21,6 +21,7 @@ from prefect.transactions import IsolationLevel
 from rlhf_core.errors import RlhfError, ServiceError
 from rlhf_core.settings.base import Stage
 from tasks.commits import artifact_commit, committed_handle, recall, reused_facts
+from tasks.fingerprints import with_past
 from tasks.handles import Handle, PipelineRun, StageJob
 from tasks.locks import StageLocks
 from tasks.pipeline import note_stage
@@ -67,6 +68,9 @@ def make_or_reuse(job: StageJob, pipeline: PipelineRun, make: Make) -> Handle:
     store = Store(pipeline.store)
     if job.stage in pipeline.taken:
         return _taken_over(job.stage, pipeline)
+    if job.stage in pipeline.continued:
+        past = pipeline.continued[job.stage]
+        job = replace(job, fingerprint=with_past(job.fingerprint, job.stage, past))
     result = _stage_task(job, pipeline)(job.key, job, pipeline, make)
     digest = result["digest"]
     handle = Handle(job.stage, store.object_folder(digest), digest, result["run_id"], result)

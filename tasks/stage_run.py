@@ -23,6 +23,13 @@ from rlhf_core.folders import pretty_json, system_faults_told
 from rlhf_core.recipes import dump_recipe
 from rlhf_core.report import Report
 from rlhf_core.sentinel.diagnosis import DIAGNOSIS, LAST_GOOD
+from tasks.continuations import (
+    checkpoint_identity,
+    inherited,
+    note_job,
+    past_lines,
+    unfinished_others,
+)
 from tasks.datasets import raw_files_of, tables_of, tables_read
 from tasks.environment import checkpoint_seconds
 from tasks.handles import Handle, PipelineRun, StageJob
@@ -86,7 +93,7 @@ def run_stage(job: StageJob, pipeline: PipelineRun, make: Make) -> Handle:
     ):
         pages = _log_beginning(run, job, inputs)
         with _memory_faults_named(job, run), _diagnosis_kept(job, run, store):
-            metrics = _compute(job, run, store, make)
+            metrics = _compute(job, pipeline.run_id, run, store, make)
         for handle in job.inputs.values():
             _open_input(handle)  # what was read is what was checked
         ids = RunIds(
@@ -115,13 +122,20 @@ def _open_input(handle: Handle) -> Artifact:
     return artifact
 
 
-def _compute(job: StageJob, run: TrackedRun, store: Store, make: Make) -> Mapping[str, float]:
+def _compute(
+    job: StageJob, pipeline_run: str, run: TrackedRun, store: Store, make: Make
+) -> Mapping[str, float]:
     progress = Progress(job.stage)
+    notice = get_run_logger().warning
+    note_job(store, job, pipeline_run)
+    for line in unfinished_others(store, job):
+        notice(line)
     checkpoints = Checkpoints(
         store.work(job.key) / CHECKPOINTS,
-        identity={"stage": job.stage, "fingerprint": job.fingerprint.digest},
+        identity=checkpoint_identity(job.stage, job.fingerprint.digest),
+        inherited=inherited(store, job),
         every_seconds=checkpoint_seconds(),
-        notice=get_run_logger().warning,
+        notice=notice,
         before_save=run.sync,
     )
 
@@ -141,6 +155,8 @@ def _tags(job: StageJob, pipeline: PipelineRun) -> dict[str, str]:
         "stage": job.stage,
         "stage.fingerprint": job.fingerprint.digest,
     }
+    if job.fingerprint.continued is not None:
+        tags["stage.continued"] = "; ".join(past_lines(job.fingerprint.continued))
     for role, parent in job.inputs.items():
         tags[f"parent.{role}.run_id"] = parent.run_id
         tags[f"parent.{role}.digest"] = parent.digest

@@ -23,6 +23,12 @@ WORK = "work"
 CHECKPOINTS = "checkpoints"
 """Folder of a job's work in progress that holds the state from which it continues."""
 
+FINGERPRINT = "fingerprint.json"
+"""File of a job's work in progress that says what it is."""
+
+INHERITED = "inherited"
+"""Folder of a job's work in progress with the checkpoint of another job that it goes on from."""
+
 JOURNAL = "journal"
 """Folder of a job's work in progress that holds what its run said to MLflow."""
 
@@ -102,7 +108,9 @@ class Store:
         """Nothing of the job `key` is left but a journal that MLflow does not have all of yet."""
         work = self.work(key)
         for part in work.iterdir() if work.is_dir() else ():
-            if part.name != JOURNAL:
+            if part.name == FINGERPRINT:
+                part.unlink(missing_ok=True)
+            elif part.name != JOURNAL:
                 shutil.rmtree(part, ignore_errors=True)
         with contextlib.suppress(OSError):  # the journal is there, or nothing is
             work.rmdir()

@@ -87,6 +87,14 @@ def plan(
     type=click.Choice(STAGES),
     help="Compute this stage again and what depends on it; the first unfinished when not given.",
 )
+@overrides_option
+@click.option(
+    "--allow-change",
+    "allowed",
+    multiple=True,
+    metavar="FIELD",
+    help="Go on from the last checkpoint though --set changes this; the lineage tells it.",
+)
 @store_option
 @checkpoint_option
 @json_option
@@ -96,19 +104,30 @@ def rerun(
     store: Path | None,
     checkpoint_seconds: float | None,
     *,
+    overrides: Sequence[str],
+    allowed: Sequence[str],
     as_json: bool,
 ) -> None:
     """Run the failed stage of a pipeline run again, and what depends on it, on the same inputs.
 
     RUN is the id, or its beginning, that `rlhf runs` shows. Stages before it are taken from the
-    store as that run made them; an interrupted stage continues from its last checkpoint.
+    store as that run made them; an interrupted stage continues from its last checkpoint. With --set
+    and --allow-change it does so with other settings; what comes of it is never taken for a result
+    of those settings alone.
     """
     folder = store_folder(store)
-    again = plan_rerun(Store(folder), run_id, first)
+    again = plan_rerun(Store(folder), run_id, first, overrides, allowed)
     if again.folder.is_dir():
         os.chdir(again.folder)
     prepare(folder, checkpoint_seconds)
-    execute(again.recipe, folder, force=again.force, taken=again.taken, as_json=as_json)
+    execute(
+        again.recipe,
+        folder,
+        force=again.force,
+        taken=again.taken,
+        continued=again.continued,
+        as_json=as_json,
+    )
 
 
 @click.command()

@@ -1,7 +1,6 @@
 """Finished stages in a store, published as the tasks do it but with a few bytes for payload."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 
 from rlhf_core.artifacts import Artifact
 from rlhf_core.settings.base import STAGES, Stage
@@ -52,12 +51,13 @@ def provenance(job: StageJob) -> dict[str, object]:
     return {
         "stage": job.stage,
         "recipe": job.recipe.name,
-        "fingerprint": asdict(job.fingerprint),
+        "fingerprint": job.fingerprint.record(),
         "inputs": {
             role: {"stage": role, "digest": made.digest, "run_id": made.run_id}
             for role, made in job.inputs.items()
         },
         "runs": {"mlflow_run": f"run-of-{job.stage}", "mlflow_pipeline_run": "pipeline"},
+        "code": {"package": "1.0"},
         "metrics": {"loss": 0.5},
         "ended_at": "2026-01-01T00:00:00+00:00",
         "seconds": 1.5,

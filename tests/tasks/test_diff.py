@@ -5,6 +5,7 @@ import json
 import pytest
 
 from rlhf_core.errors import UserError
+from rlhf_core.records import read_record, sealed_json
 from tasks.diff import diff_lineages
 from tasks.diff_text import diff_text
 from tasks.lineage import trace
@@ -68,9 +69,9 @@ def test_changed_data_is_followed_to_the_rows_of_the_raw_file(tmp_path):
 
 def change_record(chain, stage, change):
     path = chain.made[stage].path / "provenance.json"
-    record = json.loads(path.read_text())
+    record = read_record(path)
     change(record)
-    overwrite(path, json.dumps(record).encode())
+    overwrite(path, sealed_json(record))
 
 
 def test_changed_code_and_libraries_are_causes(tmp_path):

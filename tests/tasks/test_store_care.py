@@ -12,7 +12,7 @@ from rlhf_core.recipes import load_recipe
 from rlhf_core.records import write_record
 from rlhf_core.settings.base import STAGES
 from tasks.locks import hold
-from tasks.run_journal import RunJournal
+from tasks.run_journal import open_journal
 from tasks.shipper import Shipped, server_name, shipped_path
 from tasks.store import Store
 from tasks.store_care import collect_garbage, disk_usage, find_garbage, list_artifacts
@@ -80,7 +80,7 @@ def test_only_stale_work_that_nobody_holds_goes(store):
     for key in ("sft-new", "sft-old", "sft-held", "sft-owed"):
         (store.work(key) / "checkpoints").mkdir(parents=True)
     for key in ("sft-owed", "sft-shipped"):
-        journal = RunJournal(store.work(key) / "journal" / "a.journal")
+        journal = open_journal(store.work(key) / "journal")
         journal.report(1, {"loss": 0.5})
         end = journal.end if key == "sft-shipped" else journal.end - 1
         shipped = Shipped(server_name(os.environ["MLFLOW_TRACKING_URI"]), end)
