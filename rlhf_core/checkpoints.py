@@ -168,7 +168,7 @@ class Checkpoints:
                 f"{error.strerror}. The one before it is kept; free space and run the same "
                 "command again to continue from there."
             ) from error
-        checkpoint = self._checked(published)
+        checkpoint = self._checked(published, self.identity)
         if isinstance(checkpoint, Difference):
             raise StorageError(
                 f"{published} is not as it was written: {checkpoint}. The one before it is kept; "
