@@ -26,15 +26,33 @@ def mlflow_client(uri: str) -> MlflowClient:
     """
     if not uri.startswith(_SQLITE):
         return MlflowClient(uri)
-    folder = Path(uri.removeprefix(_SQLITE)).parent / "locks"
+    file = Path(uri.removeprefix(_SQLITE))
+    folder = file.parent / "locks"
     folder.mkdir(parents=True, exist_ok=True)
     lock = os.open(folder / "mlflow.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        client = MlflowClient(uri)
-        client.search_registered_models(max_results=1)  # the registry looks at the tables too
+        if not file.exists():
+            _make_tables(file)
+        return _client_with_tables(uri)
     finally:
         os.close(lock)
+
+
+def _make_tables(file: Path) -> None:
+    """The SQLite file is there with all its tables, or, after a kill, not at all.
+
+    Half of them would keep MLflow from ever making the others: another file gets them first.
+    """
+    staged = file.with_name(f".{file.name}.new")
+    staged.unlink(missing_ok=True)
+    _client_with_tables(f"{_SQLITE}{staged}")
+    staged.replace(file)
+
+
+def _client_with_tables(uri: str) -> MlflowClient:
+    client = MlflowClient(uri)
+    client.search_registered_models(max_results=1)  # the registry looks at the tables too
     return client
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import math
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -263,6 +264,38 @@ def test_eight_processes_open_a_fresh_sqlite_file_at_once(tmp_path):
     with contextlib.closing(sqlite3.connect(tmp_path / "fresh.db")) as database:
         rows = database.execute("select run_uuid, status from runs").fetchall()
     assert sorted(rows) == sorted((run_id, "FINISHED") for run_id in ids)
+
+
+KILLED_WHILE_TABLES_ARE_MADE = """
+import os, signal, sys
+import sqlalchemy
+from tasks.mlflow_store import mlflow_client
+
+tables = iter(range(12))
+
+@sqlalchemy.event.listens_for(sqlalchemy.engine.Engine, "before_cursor_execute")
+def die(connection, cursor, statement, *_):
+    if "CREATE TABLE" in statement and next(tables, None) is None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+mlflow_client(sys.argv[1])
+"""
+
+
+def test_a_kill_while_the_tables_are_made_spoils_no_store(tmp_path):
+    uri = f"sqlite:///{tmp_path / 'fresh.db'}"
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED_WHILE_TABLES_ARE_MADE, uri], timeout=240, check=False
+    )
+    assert killed.returncode == -signal.SIGKILL
+    from tasks.mlflow_store import mlflow_client
+
+    client = mlflow_client(uri)
+    run = client.create_run(client.create_experiment("after"))
+    client.log_metric(run.info.run_id, "loss", 0.5)
+    assert client.get_run(run.info.run_id).data.metrics == {"loss": 0.5}
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"fresh.db", "locks"}
 
 
 def fail_a_run(store):
