@@ -5,6 +5,7 @@ others to its prompt. Every tensor is `[batch, response]` unless it says otherwi
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from accelerate import Accelerator
@@ -16,12 +17,16 @@ from rlhf_core.maths.rewards import shape_rewards, shape_rewards_after_end
 from rlhf_core.maths.shapes import Scalar
 from rlhf_core.settings.ppo import PpoSettings
 
+Baseline = Literal["value_model", "group"]
+"""What a return is compared with: values, or the other responses to the prompt."""
+
 
 @dataclass(frozen=True)
 class Estimates:
     """What follows from the scores for every token, named as in `Rollout`."""
 
     rewards: Tensor
+    baseline: Baseline
     old_values: Tensor
     value_mask: Tensor
     advantages: Tensor
@@ -55,7 +60,12 @@ def token_estimates(
         mean, variance = moments(advantages, response_mask, accelerator)
         advantages = whiten(advantages, response_mask, mean=mean, variance=variance)
     return Estimates(
-        rewards, values.masked_fill(~value_mask, 0.0), value_mask, advantages, estimates.returns
+        rewards,
+        "value_model",
+        values.masked_fill(~value_mask, 0.0),
+        value_mask,
+        advantages,
+        estimates.returns,
     )
 
 
@@ -83,6 +93,7 @@ def group_estimates(
 
     return Estimates(
         rewards,
+        "group",
         at_every_token(compared.baselines),
         response_mask,
         at_every_token(compared.advantages),

@@ -16,7 +16,7 @@ def rollout_metrics(
 ) -> dict[str, float]:
     """Means over the rollout's responses or tokens, of all processes, before it is optimized on.
 
-    `value` and `explained_variance` speak of the baseline: that of the value model, or the group's.
+    `value` and `explained_variance` are there where there is a value model.
     """
     mask = rollout.response_mask
     kl = kl_estimates(rollout.old_logprobs, rollout.ref_logprobs, mask)
@@ -42,15 +42,21 @@ def rollout_metrics(
     means.add("sampler_gap", float(sampler_gap[mask].mean()), float(mask.sum()))
     result = means.over_processes(accelerator)
     _, score_variance = moments(rollout.scores, torch.ones_like(rollout.ended), accelerator)
-    return result | {
+    result |= {
         "score_deviation": float(score_variance.sqrt()),
         "kl_smallest": float(kl_of_response.min()),
         "surprisal_z": surprisal_z(rollout),
-        "explained_variance": float(
-            explained_variance(rollout.old_values, rollout.returns, rollout.value_mask)
-        ),
-        "value": float(rollout.old_values[rollout.value_mask].mean()),
         "kl_coef": kl_coef,
+    }
+    return result | value_metrics(rollout) if rollout.baseline == "value_model" else result
+
+
+def value_metrics(rollout: Rollout) -> dict[str, float]:
+    """What a value model said of the rollout, and how much of the returns it explains."""
+    explained = explained_variance(rollout.old_values, rollout.returns, rollout.value_mask)
+    return {
+        "explained_variance": float(explained),
+        "value": float(rollout.old_values[rollout.value_mask].mean()),
     }
 
 

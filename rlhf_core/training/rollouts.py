@@ -28,7 +28,7 @@ from rlhf_core.models import ScalarModel
 from rlhf_core.scorers import HELD_OUT_SCORE, Scorer
 from rlhf_core.settings.ppo import PpoSettings
 from rlhf_core.threads import side_by_side
-from rlhf_core.training.estimates import group_estimates, token_estimates
+from rlhf_core.training.estimates import Baseline, group_estimates, token_estimates
 from rlhf_core.training.score_rules import NOTHING_SEEN, paid_scores
 
 SAMPLED_TOGETHER = 64
@@ -68,6 +68,7 @@ class Rollout:
     surprisal_variance: Tensor
     end_probability: Tensor
     """What the policy gave all end tokens together, before each token."""
+    baseline: Baseline
     old_values: Tensor
     """What the returns were compared with: the value model's values, or the mean of a group."""
     value_mask: Tensor

@@ -8,14 +8,15 @@ from accelerate import Accelerator
 from torch.testing import assert_close
 
 from rlhf_core.maths.logprobs import taken_logprobs
-from rlhf_core.models import weights_digest, zero_head
+from rlhf_core.models import weights_digest
 from rlhf_core.settings.ppo import PpoSettings
 from rlhf_core.sharing import PolicyAndValue
+from rlhf_core.training.guard import Guard
 from rlhf_core.training.ppo_optimization import Optimization, make_networks
 from rlhf_core.training.rollouts import policy_distribution, values_before
-from tests.tiny_models import SPECIAL, arranged, tiny_ppo_models, tiny_scalar_model
+from tests.tiny_models import SPECIAL, arranged, tiny_ppo_models
 from tests.training.test_ppo import history, train
-from tests.training.test_ppo_learning import ShareOfOneToken
+from tests.training.test_ppo_learning import NoReward, ShareOfOneToken, scorer
 from tests.training.test_rollouts import PROMPTS, collect, moved
 
 RLOO = {"algorithm": "rloo", "responses_per_prompt": 4}
@@ -65,7 +66,7 @@ def test_grpo_compares_the_scores_alone_within_a_group(divided):
 
 
 def test_grpo_has_the_kl_in_its_loss_as_k3():
-    models = replace(moved(), reward_model=zeroed_reward_model())
+    models = replace(moved(), scorer=scorer(NoReward()))
     # Equal scores: no response of a group is better than another, and the KL is all that is left.
     (first,) = history(
         models,
@@ -81,15 +82,9 @@ def test_grpo_has_the_kl_in_its_loss_as_k3():
     assert first["policy_grad_norm"] > 0.01
 
 
-def zeroed_reward_model():
-    model = tiny_scalar_model().eval().requires_grad_(False)
-    zero_head(model)
-    return model
-
-
 def test_rloo_has_no_kl_in_its_loss():
     (first,) = history(
-        replace(moved(), reward_model=zeroed_reward_model()),
+        replace(moved(), scorer=scorer(NoReward())),
         updates=1,
         ppo_epochs=1,
         mini_batch_size=32,
@@ -114,7 +109,7 @@ def test_reinforce_and_the_clipped_loss_take_the_same_first_step():
 
 @pytest.mark.parametrize("settings", [RLOO, GRPO, SHARED])
 def test_each_solves_a_trivial_reward_as_ppo_does(settings):
-    models = replace(tiny_ppo_models(layers=1), reward_model=ShareOfOneToken())
+    models = replace(tiny_ppo_models(layers=1), scorer=scorer(ShareOfOneToken()))
     reports = history(
         models,
         updates=25,
@@ -138,7 +133,23 @@ def test_only_the_policy_is_trained_and_nothing_is_said_of_a_value_model(setting
     (first,) = history(models, updates=1, **settings)
     assert (weights_digest(models.reference), weights_digest(models.scorer)) == frozen
     assert weights_digest(models.policy) != before
-    assert not {"value_loss", "value_grad_norm", "value_clip_fraction"} & first.keys()
+    assert not [name for name in first if "value" in name or name == "explained_variance"]
+
+
+@pytest.mark.parametrize("settings", [RLOO, GRPO, SHARED])
+def test_the_sentinel_has_nothing_to_say_of_a_healthy_run(settings):
+    models = replace(tiny_ppo_models(layers=1), scorer=scorer(ShareOfOneToken()))
+    told = []
+    summary = train(
+        models,
+        updates=6,
+        rollout_batch_size=64,
+        learning_rate=0.001,
+        report=lambda update, metrics: told.append(update),
+        **settings,
+    )
+    assert told == [1, 2, 3, 4, 5, 6]
+    assert not {"warned_broken_rules", "warned_leaked_values", "skipped_steps"} & summary.keys()
 
 
 def shared_models(**changes):
@@ -165,7 +176,17 @@ def test_one_pass_of_the_trunk_gives_the_gradient_of_both_losses():
     torch.nn.init.normal_(models.value_model.head.weight)
     rollout = collect(models, PROMPTS[:16], **SHARED)
     networks = make_networks(Accelerator(), models, settings)
-    optimization = Optimization(networks, rollout, settings, SPECIAL, Accelerator(), 0, 0.05)
+    optimization = Optimization(
+        networks,
+        rollout,
+        settings,
+        SPECIAL,
+        Accelerator(),
+        0,
+        0.05,
+        Guard("ppo", settings.sentinel, {}),
+        range(16),
+    )
     both = networks.policy.bare
     assert isinstance(both, PolicyAndValue)
     part = optimization._joint_part(rollout.advantages, torch.arange(16))
