@@ -48,14 +48,17 @@ def serve_recipes(recipes: Sequence[Recipe], store: Path, schedule: Schedule, *,
     """
     check_cron(schedule.cron)
     with running_server(port) as server, reaping(store):
-        from flows.serving import serve_until_stopped
+        from flows.serving import SavingRunner, run_until_stopped
 
         with _prefect_client() as client:
             _watch_for_crashes(client)
+        runner = SavingRunner(server.processes)
         deployments = [_deployment(recipe, store, schedule) for recipe in recipes]
+        for deployment in deployments:
+            runner.add_deployment(deployment)
         names = ", ".join(deployment.full_name for deployment in deployments)
         click.echo(f"Served: {names}. Prefect's pages: {server.pages}. Ctrl-C stops.")
-        signum = serve_until_stopped(deployments, server.processes)
+        signum = run_until_stopped(runner)
     if signum:
         sys.exit(128 + signum)
 

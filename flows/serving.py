@@ -5,11 +5,10 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Set
 from pathlib import Path
 from typing import Any
 
-from prefect.deployments.runner import RunnerDeployment
 from prefect.runner import Runner
 
 SAVE_SECONDS = 10.0
@@ -22,7 +21,7 @@ class SavingRunner(Runner):
     """Runs deployments; asked to end, it first asks its runs to, and waits for them.
 
     Prefect's own answer to SIGTERM kills them: it stops the runner by a coroutine that nobody
-    awaits.
+    awaits. Its child processes that are `spared` are left alone.
     """
 
     def __init__(self, spared: Set[int]) -> None:
@@ -39,11 +38,8 @@ class SavingRunner(Runner):
         raise KeyboardInterrupt
 
 
-def serve_until_stopped(deployments: Sequence[RunnerDeployment], spared: Set[int]) -> int:
-    """Run what is due until a signal comes, and return it; `spared` processes are left alone."""
-    runner = SavingRunner(spared)
-    for deployment in deployments:
-        runner.add_deployment(deployment)
+def run_until_stopped(runner: SavingRunner) -> int:
+    """Run what is due until a signal comes, and return it."""
     signal.signal(signal.SIGINT, runner.handle_sigterm)
     try:
         asyncio.run(runner.start())

@@ -1,5 +1,6 @@
 """What serves a schedule asks its runs to end before it does."""
 
+import json
 import socket
 import subprocess
 import sys
@@ -45,6 +46,9 @@ def test_the_server_of_a_schedule_has_pages_and_ends_even_when_its_command_is_ki
         assert served.stdout.readline().startswith("Served: rlhf/tiny. Prefect's pages: http://")
         with urllib.request.urlopen(f"http://127.0.0.1:{port}", timeout=30) as answer:
             assert "<html" in answer.read().decode()
+        deployment = f"http://127.0.0.1:{port}/api/deployments/name/rlhf/tiny"
+        with urllib.request.urlopen(deployment, timeout=30) as answer:
+            assert json.load(answer)["entrypoint"] == "flows.rlhf.rlhf_pipeline"
         served.kill()
     until = time.monotonic() + LONGEST_WAIT_SECONDS
     while is_taken(port):
