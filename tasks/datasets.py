@@ -43,6 +43,9 @@ class Dataset:
     """Name and type of each column."""
 
 
+EPOCH_PROMPTS = ("demonstrations-validation",)
+"""What the `ppo` stage reads too where it chooses an epoch of SFT by its samples' scores."""
+
 COLLECTING = ("prompts-train", "demonstrations-train")
 """What the reward model reads where it collects its rankings from the SFT policy."""
 
@@ -56,7 +59,9 @@ def tables_read(recipe: Recipe, stage: Stage) -> tuple[str, ...]:
     if stage == "ppo" and recipe.ppo.ptx is None:
         used = tuple(table for table in used if table != "text-train")
     preferences = PREFERENCES if stage == "ppo" and recipe.ppo.algorithm == "dpo" else ()
-    return tuple(dict.fromkeys([*used, *corpus, *preferences]))
+    chooses = stage == "ppo" and recipe.sft.selection == "reward_model_score"
+    prompts = EPOCH_PROMPTS if chooses else ()
+    return tuple(dict.fromkeys([*used, *corpus, *preferences, *prompts]))
 
 
 def tables_of(data: Artifact, names: Sequence[str] | None) -> list[Dataset]:

@@ -39,6 +39,10 @@ class PpoSettings(Settings):
     """Published settings in place of the defaults below: `instructgpt` or `n_plus`; what the recipe
     says itself comes first."""
 
+    sft_epoch: int | None = Field(default=None, ge=1)
+    """Start from this epoch of SFT, which has to be kept (`sft.keep_epochs`), and not from the
+    published weights; see `sft.selection` for a choice by the reward model."""
+
     updates: int = Field(default=100, ge=1)
     """Rounds of rollout and optimization."""
 

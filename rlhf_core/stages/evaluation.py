@@ -37,6 +37,7 @@ from rlhf_core.scorers import SCORING, Reader, load_scorer
 from rlhf_core.settings.evaluation import EvaluationSettings
 from rlhf_core.settings.model import ModelSettings
 from rlhf_core.settings.rewards import ScoringSettings
+from rlhf_core.sft_epochs import start_of
 from rlhf_core.stages.ppo import fitting_prompts
 from rlhf_core.tables import read_prompts, read_text
 from rlhf_core.training.optimization import make_accelerator
@@ -105,7 +106,7 @@ def evaluate(
     """Let both policies answer the prompts, judge every answer, and read the plain texts."""
     gold = None if settings.gold is None else load_gold(settings.gold)
     device = make_accelerator().device
-    reference = load_policy(sft).eval().to(device)
+    reference = load_policy(start_of(ppo, sft)).eval().to(device)
     policy = load_policy(ppo).eval().to(device)
     special = SpecialTokens(
         end_token_ids(reference.generation_config, encoder.tokenizer), encoder.pad_token_id

@@ -27,8 +27,10 @@ from rlhf_core.scorers import SCORING, PromptText, Reader, load_scorer
 from rlhf_core.settings.model import ModelSettings
 from rlhf_core.settings.ppo import PpoSettings
 from rlhf_core.settings.ptx import PtxSettings
+from rlhf_core.sft_epochs import write_start
 from rlhf_core.sharing import published_value_model
 from rlhf_core.stages.policies import left_policies
+from rlhf_core.stages.starting import chosen_start
 from rlhf_core.tables import read_preferences, read_prompts, read_text
 from rlhf_core.training.averaging import WeightAverage
 from rlhf_core.training.dpo import Preferences, train_dpo
@@ -83,7 +85,8 @@ def make_ppo(
         gate.check_reward_model(reward_model)
     reader = Reader(encoder, special, known_prompts(texts, prompts, table))
     scorer = load_scorer(settings.scoring, reward_model, reader, policy=sft)
-    models = load_models(settings, sft, reward_model, scorer, seed=seed)
+    start = chosen_start(settings, encoder, special, scorer, data=data, sft=sft, seed=seed)
+    models = load_models(settings, start.folder, reward_model, scorer, seed=seed)
     if settings.lora is not None and checkpoints is not None:
         checkpoints.notice(said_of_bodies(models))
     for part in models.by_name().values():
@@ -162,6 +165,7 @@ def make_ppo(
         replace(models, policy=left.published), prompts=prompts[:shown_prompts], seed=seed + 1
     )
     if accelerator.is_main_process:
+        write_start(out_dir, start)
         _write(out_dir / "preflight.json", json.dumps(asdict(preflight), indent=2))
         verdicts = [verdict._asdict() for verdict in gate.verdicts]
         _write(out_dir / "gate.json", json.dumps(verdicts, indent=2))
@@ -175,6 +179,7 @@ def make_ppo(
             save_model(value_model, out_dir / "value_model")
             tokenizer.save_pretrained(out_dir / "value_model")
     starts = {f"start_{name}": value for name, value in asdict(preflight).items()}
+    starts |= {} if start.epoch is None else {"sft_epoch": start.epoch}
     kept = {name: value for name, value in last.items() if name not in NOT_RECORDED}
     updates = {} if settings.algorithm == "dpo" else {"updates": settings.updates}
     compared = {f"{name}_{of}": found[of] for name, found in of_weights.items() for of in COMPARED}

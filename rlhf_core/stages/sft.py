@@ -22,7 +22,6 @@ from rlhf_core.new_tokenizers import trained_tokenizer
 from rlhf_core.pretrained import (
     load_policy,
     load_tokenizer,
-    save_model,
     save_policy,
     separate_padding,
 )
@@ -30,6 +29,7 @@ from rlhf_core.repetition import repetition
 from rlhf_core.report import Report
 from rlhf_core.settings.model import ModelSettings
 from rlhf_core.settings.sft import SftSettings
+from rlhf_core.sft_epochs import EPOCHS, write_selection
 from rlhf_core.sft_report import write_sft_records
 from rlhf_core.tables import read_demonstrations, read_preferences, read_prompts, read_text
 from rlhf_core.training.encoded import EncodedRows, encoded_rows
@@ -37,10 +37,7 @@ from rlhf_core.training.optimization import make_accelerator
 from rlhf_core.training.sft import train_sft
 from rlhf_core.training.sft_course import EpochSampler, SftOutcome
 from rlhf_core.training.state import saving_into
-from rlhf_core.training.trained import take_tensors, trained_tensors
-
-EPOCHS = "epochs"
-"""Folder of the artifact with a model for each kept epoch, by its number."""
+from rlhf_core.training.trained import copied_tensors, take_tensors
 
 
 def make_sft(
@@ -82,7 +79,8 @@ def make_sft(
             notice=notice,
         )
     if accelerator.is_main_process:
-        _write_epochs(trained, outcome, out_dir)
+        _write_epochs(trained, tokenizer, outcome, out_dir)
+        write_selection(out_dir, by=settings.selection, epochs=sorted(outcome.epochs))
         save_policy(merged(trained), tokenizer, out_dir)
         write_encoding(out_dir, encoding)
         write_sft_records(
@@ -128,14 +126,19 @@ def _sampler(
     )
 
 
-def _write_epochs(trained: PreTrainedModel, outcome: SftOutcome, out_dir: Path) -> None:
-    """The weights of each kept epoch are in `epochs/N`; those of `trained` are what they were."""
+def _write_epochs(
+    trained: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    outcome: SftOutcome,
+    out_dir: Path,
+) -> None:
+    """The policy of each kept epoch is in `epochs/N`; the weights of `trained` stay as they are."""
     if not outcome.epochs:
         return
-    selected = {name: weight.clone() for name, weight in trained_tensors(trained).items()}
+    selected = copied_tensors(trained)
     for epoch, weights in outcome.epochs.items():
         take_tensors(trained, weights)
-        save_model(merged(copy.deepcopy(trained)), out_dir / EPOCHS / str(epoch))
+        save_policy(merged(copy.deepcopy(trained)), tokenizer, out_dir / EPOCHS / str(epoch))
     take_tensors(trained, selected)
 
 

@@ -160,6 +160,7 @@ CARRY_NOTHING: dict[str, set[str]] = {
         "missing_eos_score",
         "missing_eos_penalty",
         "value_init",  # before training
+        "sft_epoch",  # before training
         "published_weights",  # after training
         "profile",  # other values of the other settings
     },
