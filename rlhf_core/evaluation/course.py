@@ -11,9 +11,7 @@ from transformers import PreTrainedModel
 from rlhf_core.evaluation.answers import JudgedAnswers, Prompts, SequenceKl
 from rlhf_core.evaluation.overoptimization import Fit, rl_fit
 from rlhf_core.pretrained import load_policy
-
-COURSE = "course"
-"""Folder of the ppo artifact that holds the kept policies, by the update after which they stood."""
+from rlhf_core.training.ppo_course import kept_policies
 
 
 class CoursePoint(NamedTuple):
@@ -55,12 +53,6 @@ Distance = Callable[[PreTrainedModel, JudgedAnswers], SequenceKl]
 """The KL of a policy to the SFT policy, on the policy's own answers."""
 
 
-def kept_policies(ppo: Path) -> dict[int, Path]:
-    """Folder of each policy that PPO kept along its way, by update, in order."""
-    folders = (folder for folder in (ppo / COURSE).glob("update-*") if folder.is_dir())
-    return dict(sorted((int(folder.name.removeprefix("update-")), folder) for folder in folders))
-
-
 def course_of(
     ppo: Path,
     start: JudgedAnswers,
@@ -73,7 +65,7 @@ def course_of(
     """What the kept policies and the last one are worth; None where none was kept.
 
     `start` are the SFT policy's answers to the same `prompts`, and `last` is the number of PPO's
-    updates with its policy.
+    updates with the artifact's policy, which is the last unless that was kept apart.
     """
     folders = kept_policies(ppo)
     if not folders or not len(prompts):
@@ -83,7 +75,8 @@ def course_of(
     for update, folder in folders.items():
         policy = load_policy(folder).eval().to(device)
         points.append(_point(update, policy, answer, distance))
-    points.append(_point(last[0], last[1], answer, distance))
+    if last[0] not in folders:
+        points.append(_point(last[0], last[1], answer, distance))
     origin = CoursePoint(0, 0.0, *_grades(start))
     return Course(points, origin, law_through(origin, points))
 

@@ -35,6 +35,7 @@ OF_ROLLOUTS = (
     "ptx",
     "ema_decay",
     "published_weights",
+    "course",
 )
 
 WITHOUT_EFFECT: Mapping[Algorithm, tuple[str, ...]] = {

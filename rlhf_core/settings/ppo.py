@@ -12,6 +12,7 @@ from rlhf_core.settings.algorithms import (
     without_effect,
 )
 from rlhf_core.settings.base import LoraSettings, Settings, with_usual_learning_rate
+from rlhf_core.settings.course import CourseSettings
 from rlhf_core.settings.gate import GateSettings
 from rlhf_core.settings.ppo_profiles import Profile, filled_in
 from rlhf_core.settings.ptx import PtxSettings
@@ -200,6 +201,9 @@ class PpoSettings(Settings):
     published_weights: Literal["last", "average"] = "last"
     """Which weights become the policy of the artifact; with `ema_decay` the others lie beside."""
 
+    course: CourseSettings | None = None
+    """Keep policies along the way, and choose the artifact's among them if asked."""
+
     lora: LoraSettings | None = None
     """Train adapters on policy and value model instead of all weights."""
 
@@ -277,6 +281,12 @@ class PpoSettings(Settings):
             raise ValueError(
                 "published_weights=average, but no average is kept: give ppo.ema_decay, 0.992 in "
                 "the paper, or publish the last weights."
+            )
+        chooses = self.course is not None and self.course.choose != "last"
+        if self.published_weights == "average" and chooses:
+            raise ValueError(
+                "published_weights=average and course.choose both say which weights are the "
+                "artifact's: keep one of them."
             )
         if self.value_warmup_updates >= self.updates:
             raise ValueError(

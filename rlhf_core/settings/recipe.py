@@ -82,6 +82,18 @@ class Recipe(Settings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _a_choice_has_its_judge(self) -> Self:
+        course = self.ppo.course
+        if course is None or course.choose != "held_out_score" or "ppo" not in self.stages:
+            return self
+        if self.reward_model.held_out == "no":
+            raise ValueError(
+                "ppo.course.choose='held_out_score' needs a reward model that PPO is not paid by: "
+                "set reward_model.held_out to other_rows or other_seed."
+            )
+        return self
+
     def _check_preferences(self) -> None:
         """Rankings are given or collected, and what is collected has prompts to begin with."""
         collect = self.reward_model.collect

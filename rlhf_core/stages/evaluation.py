@@ -20,7 +20,7 @@ from rlhf_core.evaluation.answers import (
     picked,
     sequence_kl,
 )
-from rlhf_core.evaluation.course import course_of, kept_policies
+from rlhf_core.evaluation.course import course_of
 from rlhf_core.evaluation.gold import load_gold
 from rlhf_core.evaluation.page import report_page
 from rlhf_core.evaluation.pictures import write_pictures
@@ -41,6 +41,7 @@ from rlhf_core.sft_epochs import start_of
 from rlhf_core.stages.ppo import fitting_prompts
 from rlhf_core.tables import read_prompts, read_text
 from rlhf_core.training.optimization import make_accelerator
+from rlhf_core.training.ppo_course import kept_policies
 
 SAMPLED_SETS: Mapping[SetName, float] = {
     "sft": 1.0,

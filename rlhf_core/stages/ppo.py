@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import pandas as pd
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from rlhf_core.batches import Encoder, SpecialTokens
 from rlhf_core.checkpoints import Checkpoints
@@ -29,7 +29,8 @@ from rlhf_core.settings.ppo import PpoSettings
 from rlhf_core.settings.ptx import PtxSettings
 from rlhf_core.sft_epochs import write_start
 from rlhf_core.sharing import published_value_model
-from rlhf_core.stages.policies import left_policies
+from rlhf_core.stages.course import settled_course, write_course
+from rlhf_core.stages.policies import LeftPolicies, left_policies
 from rlhf_core.stages.starting import chosen_start
 from rlhf_core.tables import read_preferences, read_prompts, read_text
 from rlhf_core.training.averaging import WeightAverage
@@ -38,6 +39,7 @@ from rlhf_core.training.gate import Gate
 from rlhf_core.training.likelihoods import with_reference
 from rlhf_core.training.optimization import make_accelerator
 from rlhf_core.training.ppo import check_shares, train_ppo
+from rlhf_core.training.ppo_course import PpoCourse, kept_updates
 from rlhf_core.training.ppo_metrics import rollout_metrics
 from rlhf_core.training.ppo_models import load_models, said_of_bodies
 from rlhf_core.training.preflight import check_before_ppo
@@ -95,6 +97,11 @@ def make_ppo(
     average = (
         None if settings.ema_decay is None else WeightAverage(models.policy, settings.ema_decay)
     )
+    course = (
+        None
+        if settings.course is None
+        else PpoCourse(kept_updates(settings.updates, settings.course.kept))
+    )
     roll = partial(
         collect_rollout,
         settings=settings,
@@ -142,11 +149,22 @@ def make_ppo(
                 accelerator=accelerator,
                 saving=saving,
                 average=average,
+                course=course,
                 text=[] if settings.ptx is None else plain_text(encoder, data, settings.ptx),
             )
     if weights_digest(models.reference) != reference_digest:
         raise TrainingStopped("The reference model changed during PPO: its KL means nothing.")
     left = left_policies(models.policy, average, settings)
+    settled = settled_course(
+        course,
+        settings,
+        models,
+        roll=partial(roll, seed=seed + 3),
+        prompts=prompts,
+        accelerator=accelerator,
+    )
+    if settled is not None and settled.measured:
+        left = left._replace(published=settled.policy)
     measured = partial(
         roll,
         prompts=prompts[: settings.rollout_batch_size // settings.responses_per_prompt],
@@ -172,18 +190,27 @@ def make_ppo(
         _write(out_dir / SCORING, settings.scoring.model_dump_json(indent=2))
         asked = [text for text in texts for _ in range(settings.responses_per_prompt)]
         _write(out_dir / "samples.jsonl", "\n".join(_samples(asked, shown, encoder)))
-        for folder, policy in {".": left.published, **left.beside}.items():
-            save_policy(merged(policy), tokenizer, out_dir / folder)
-        if models.value_model is not None:
-            value_model = published_value_model(models.value_model, models.policy)
-            save_model(value_model, out_dir / "value_model")
-            tokenizer.save_pretrained(out_dir / "value_model")
+        _write_models(out_dir, models, left, tokenizer)
+        write_course(course, settled, models.policy, tokenizer, out_dir, updates=settings.updates)
     starts = {f"start_{name}": value for name, value in asdict(preflight).items()}
     starts |= {} if start.epoch is None else {"sft_epoch": start.epoch}
     kept = {name: value for name, value in last.items() if name not in NOT_RECORDED}
     updates = {} if settings.algorithm == "dpo" else {"updates": settings.updates}
     compared = {f"{name}_{of}": found[of] for name, found in of_weights.items() for of in COMPARED}
-    return {**kept, **updates, **starts, **compared}
+    selected = {} if settled is None else {"published_update": float(settled.update)}
+    return {**kept, **updates, **starts, **compared, **selected}
+
+
+def _write_models(
+    out_dir: Path, models: PpoModels, left: LeftPolicies, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """The artifact's policy, what lies beside it, and the value model if there is one."""
+    for folder, policy in {".": left.published, **left.beside}.items():
+        save_policy(merged(policy), tokenizer, out_dir / folder)
+    if models.value_model is not None:
+        value_model = published_value_model(models.value_model, models.policy)
+        save_model(value_model, out_dir / "value_model")
+        tokenizer.save_pretrained(out_dir / "value_model")
 
 
 def _preferences(

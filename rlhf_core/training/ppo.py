@@ -21,6 +21,7 @@ from rlhf_core.report import Report
 from rlhf_core.settings.ppo import PpoSettings
 from rlhf_core.training.averaging import WeightAverage
 from rlhf_core.training.optimization import summed
+from rlhf_core.training.ppo_course import PpoCourse
 from rlhf_core.training.ppo_metrics import rollout_metrics
 from rlhf_core.training.ppo_optimization import Optimization, make_networks
 from rlhf_core.training.ppo_watch import PpoWatch
@@ -44,12 +45,13 @@ def train_ppo(
     saving: Saving | None = None,
     average: WeightAverage[PreTrainedModel] | None = None,
     text: Sequence[Sequence[int]] = (),
+    course: PpoCourse | None = None,
 ) -> dict[str, float]:
     """Raise the reward of `models.policy` in place, and fit its value model to the returns.
 
     With `rloo` and `grpo` there is no value model: the other responses to a prompt stand for it.
-    `average` follows the policy's weights, and the examples of `text` are learnt beside where the
-    settings have `ptx`.
+    `average` follows the policy's weights, `course` keeps them after some updates, and the examples
+    of `text` are learnt beside where the settings have `ptx`.
 
     Gives the last update's metrics and what the sentinel counted. Raises TrainingStopped, with the
     last good state in place, where an alarm of `settings.sentinel` or the guard's ladder says so.
@@ -85,7 +87,11 @@ def train_ppo(
             "text": {} if term is None else term.numbers,
             **watch.numbers,
         },
-        tensors={**watch.tensors, **({} if average is None else {"average": average.tensors})},
+        tensors={
+            **watch.tensors,
+            **({} if average is None else {"average": average.tensors}),
+            **({} if course is None else course.tensors),
+        },
         frozen={"reference": models.reference, "scorer": models.scorer},
     )
     with state.continued():
@@ -133,6 +139,8 @@ def train_ppo(
                     text=of_text,
                 )
                 metrics |= optimization.run(seed=_seed(seed, update, settings.updates))
+            if course is not None:
+                course.update_done(models.policy, update + 1)
             metrics["progress"] = (update + 1) / settings.updates
             metrics["learning_rate"] = settings.learning_rate * share
             tokens = summed(accelerator, float(rollout.response_mask.sum()))

@@ -17,6 +17,7 @@ from rlhf_core.reward_models import load_reward_model
 from rlhf_core.scorers import Scorer
 from rlhf_core.settings.algorithms import DpoSettings
 from rlhf_core.settings.base import LoraSettings
+from rlhf_core.settings.course import CourseSettings
 from rlhf_core.settings.evaluation import EvaluationSettings
 from rlhf_core.settings.ppo import PpoSettings
 from rlhf_core.settings.ptx import PtxSettings
@@ -28,6 +29,7 @@ from rlhf_core.stages.ppo import make_ppo
 from rlhf_core.stages.reward_model import make_reward_model
 from rlhf_core.tables import read_prompts, write_table
 from rlhf_core.training.ppo import train_ppo
+from rlhf_core.training.ppo_course import kept_policies
 from rlhf_core.training.ppo_models import load_models, said_of_bodies
 from tests.tiny_models import SPECIAL, tiny_scorer
 
@@ -123,6 +125,37 @@ def test_adapters_are_merged_into_policy_and_value_model(chain, tmp_path):
 def test_adapters_on_all_layers_start_at_the_reference_too(chain, tmp_path):
     summary = make(chain, tmp_path / "ppo", lora=LoraSettings(rank=2))
     assert summary["start_kl_to_reference"] == 0.0
+
+
+@pytest.mark.parametrize("lora", [None, LoraSettings(rank=2)])
+def test_policies_are_kept_along_the_way_and_the_last_is_the_artifact_s(chain, tmp_path, lora):
+    summary = make(chain, tmp_path / "ppo", course=CourseSettings(kept=1), lora=lora)
+    ((update, folder),) = kept_policies(tmp_path / "ppo").items()
+    assert update == 1
+    kept, last, sft = (load_policy(path) for path in (folder, tmp_path / "ppo", chain.sft))
+    assert summary["published_update"] == 2
+    halfway, whole = (
+        sum(
+            float((weight - sft.state_dict()[name]).square().sum())
+            for name, weight in policy.state_dict().items()
+        )
+        for policy in (kept, last)
+    )
+    assert 0 < halfway < whole
+
+
+def test_the_best_policy_within_the_budget_becomes_the_artifact_s(chain, tmp_path):
+    course = CourseSettings(kept=1, choose="score", max_kl=1e-9, prompts=16)
+    summary = make(chain, tmp_path / "ppo", course=course)
+
+    record = json.loads((tmp_path / "ppo" / "selection.json").read_text())
+    nearest = min(record["measured"], key=lambda one: one["kl"])["update"]
+    assert record["chosen_update"] == nearest == summary["published_update"]
+    kept = kept_policies(tmp_path / "ppo")
+    assert weights_digest(load_policy(tmp_path / "ppo")) == weights_digest(
+        load_policy(kept[nearest])
+    )
+    assert set(kept) == {1, 2}  # the last is there too, since it is not the artifact's
 
 
 @pytest.mark.parametrize("algorithm", ["rloo", "grpo"])

@@ -33,6 +33,7 @@ from rlhf_core.training.demonstrations import Demonstrations
 from rlhf_core.training.dpo import Preferences, train_dpo
 from rlhf_core.training.likelihoods import with_reference
 from rlhf_core.training.ppo import train_ppo
+from rlhf_core.training.ppo_course import PpoCourse, kept_updates
 from rlhf_core.training.ranked import Rankings, drawn_rows, mismatches
 from rlhf_core.training.reward_model import train_reward_model
 from rlhf_core.training.rollouts import PpoModels, collect_rollout
@@ -154,6 +155,9 @@ def run_ppo(report: Report, saving: Saving | None, **changes) -> Outcome:
     prompts = [[3 + i % 9, 4 + i % 8] for i in range(24)]
     if settings.algorithm == "dpo":
         return run_dpo(models, prompts, settings, report, saving)
+    course = None
+    if settings.course is not None:
+        course = PpoCourse(kept_updates(settings.updates, settings.course.kept))
     average = None
     if settings.ema_decay is not None:
         average = WeightAverage(models.policy, settings.ema_decay)
@@ -169,6 +173,7 @@ def run_ppo(report: Report, saving: Saving | None, **changes) -> Outcome:
         accelerator=Accelerator(),
         saving=saving,
         average=average,
+        course=course,
         text=[[3 + i % 9, 4 + i % 8, 3 + i % 5, 1] for i in range(30)],
     )
     networks = [models.policy, models.value_model]

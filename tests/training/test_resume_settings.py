@@ -10,6 +10,7 @@ import pytest
 
 from rlhf_core.settings.algorithms import DpoSettings
 from rlhf_core.settings.base import LoraSettings, Settings
+from rlhf_core.settings.course import CourseSettings
 from rlhf_core.settings.ppo import PpoSettings
 from rlhf_core.settings.ptx import PtxSettings
 from rlhf_core.settings.reward_model import EnsembleSettings, RewardModelSettings
@@ -57,6 +58,7 @@ CASES: dict[str, dict[str, dict[str, object]]] = {
         "scores over their running deviation": {"scale_scores": True, "missing_eos": "subtract"},
         "an epsilon that follows the steps": {"adam_epsilon_style": "tensorflow"},
         "averaged weights": {"ema_decay": 0.8},
+        "policies kept along the way": {"course": CourseSettings(kept=2)},
         "plain text whose weight follows the gradients": {
             "ptx": PtxSettings(grad_norm_ratio=0.5, examples_per_episode=0.5),
             "max_approx_kl": 1e-4,
