@@ -12,8 +12,10 @@ from typing import NamedTuple, cast
 import torch
 from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError
+from torch import nn
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     AutoTokenizer,
     GenerationConfig,
@@ -52,9 +54,12 @@ class _Loaded(NamedTuple):
 
 
 def _load(
-    auto_class: type[AutoModelForCausalLM] | type[AutoModelForTokenClassification],
+    auto_class: type[
+        AutoModelForCausalLM | AutoModelForSequenceClassification | AutoModelForTokenClassification
+    ],
     base: str | Path,
     kind: str,
+    setting: str = "model.base",
     **options: object,
 ) -> _Loaded:
     try:
@@ -65,7 +70,7 @@ def _load(
             )
             model, info = cast(tuple[PreTrainedModel, dict[str, list[str]]], pair)
     except (OSError, ValueError, HfHubHTTPError, SafetensorError) as error:
-        raise ModelError(_cannot_load(base, kind, error)) from error
+        raise ModelError(_cannot_load(base, kind, error, setting)) from error
     return _Loaded(model, sorted(info["missing_keys"]))
 
 
@@ -116,13 +121,13 @@ def separate_padding(tokenizer: PreTrainedTokenizerBase) -> None:
         tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
 
 
-def _cannot_load(base: str | Path, kind: str, error: Exception) -> str:
+def _cannot_load(base: str | Path, kind: str, error: Exception, setting: str = "model.base") -> str:
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     place = "folder" if Path(base).is_dir() else "hub id"
     return (
-        f"model.base: the {place} {str(base)!r} cannot be loaded as a {kind} ({reason}). Give a "
+        f"{setting}: the {place} {str(base)!r} cannot be loaded as a {kind} ({reason}). Give a "
         "folder in the hub's format with safetensors weights, or a hub id that this machine can "
-        "reach: --set model.base=FOLDER."
+        f"reach: --set {setting}=FOLDER."
     )
 
 
@@ -152,6 +157,41 @@ def load_scalar_model(folder: str | Path) -> ScalarModel:
     _refuse_missing(loaded, folder, allowed=())
     scalar = ScalarModel(loaded.model)
     scalar.adapter = read_adapter(Path(folder) / ADAPTER)
+    return scalar
+
+
+def load_outside_scalar_model(source: str, *, revision: str | None, setting: str) -> ScalarModel:
+    """A reward model that was trained elsewhere to give a sequence, or its tokens, one number.
+
+    Raises ModelError where its head is anything but one linear layer on the last hidden states,
+    for then no read-out of ours would be the one that it was trained with.
+    """
+    tokens, sequence = (
+        _load(auto_class, source, "reward model", setting=setting, revision=revision)
+        for auto_class in (AutoModelForTokenClassification, AutoModelForSequenceClassification)
+    )
+    refusal = ModelError(
+        f"{setting}: {source} has no head of one linear layer with one label on a language "
+        "model's last states, so its score cannot be read here. Give a reward model of a decoder, "
+        "saved as a sequence or token classifier with num_labels=1."
+    )
+    if tokens.model.config.num_labels != 1:
+        raise refusal
+    scalar = ScalarModel(tokens.model)
+    heads = [name for name, module in tokens.model.named_modules() if module is scalar.head]
+    of_head = [f"{heads[0]}.weight", f"{heads[0]}.bias"]
+    if not set(of_head) & set(tokens.missing):
+        _refuse_missing(tokens, source, allowed=())
+        return scalar
+    head = getattr(sequence.model, "score", None)
+    if sequence.missing or not isinstance(head, nn.Linear):
+        raise refusal
+    _refuse_missing(tokens, source, allowed=of_head)
+    with torch.no_grad():
+        scalar.head.weight.copy_(head.weight)
+        scalar.head.bias.zero_()
+        if head.bias is not None:
+            scalar.head.bias.copy_(head.bias)
     return scalar
 
 

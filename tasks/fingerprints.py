@@ -167,6 +167,8 @@ def _local_sources(recipe: Recipe, stage: Stage) -> dict[str, str]:
         names += [name for table in tables if table is not None for name in _sources(table)]
     if stage in ("data", "sft") and recipe.model.base is not None:
         names.append(recipe.model.base)
+    if stage == "reward_model" and recipe.reward_model.pretrained is not None:
+        names.append(recipe.reward_model.pretrained.source)
     names += [f"{name}{ORIGIN}" for name in names if origin_path(Path(name)).is_file()]
     return {f"file:{name}": content_digest(Path(name)) for name in names if Path(name).exists()}
 

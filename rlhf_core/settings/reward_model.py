@@ -31,6 +31,23 @@ FULL_LEARNING_RATE, ADAPTER_LEARNING_RATE = 9e-6, 9e-5
 """InstructGPT's for all weights (arXiv:2203.02155, C.2), and ten times that for adapters."""
 
 
+class PretrainedRewardModelSettings(Settings):
+    """A reward model that was trained elsewhere, and the texts that it was trained on."""
+
+    source: str
+    """Hub id or local folder of a model that classifies sequences or tokens with one label, whose
+    head is one linear layer; safetensors only, foreign code is never run."""
+
+    revision: str | None = None
+    """Branch, tag or commit of a hub id."""
+
+    prompt_template: str = "{prompt}"
+    """What it reads before a response; `{prompt}` stands for the row's prompt."""
+
+    response_prefix: str = ""
+    """Put before every response unless it begins with it already."""
+
+
 class RewardModelSettings(Settings):
     """A scalar head on the SFT model, taught by comparisons (arXiv:2203.02155, eq. 1)."""
 
@@ -61,6 +78,10 @@ class RewardModelSettings(Settings):
 
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
     """Probability with which a label is taken to be the wrong way round."""
+
+    pretrained: PretrainedRewardModelSettings | None = None
+    """Take a reward model from elsewhere instead of training one; the preferences then only say
+    what it is worth. It reads texts by its own tokenizer and template."""
 
     epochs: int = Field(default=1, ge=1)
     """Passes over the preferences; more than one over-fits (arXiv:2203.02155, C.2)."""
@@ -165,6 +186,12 @@ class RewardModelSettings(Settings):
         if self.ties == "davidson" and self.label_smoothing > 0:
             raise ValueError(
                 "reward_model.ties=davidson has no label_smoothing: set one of the two aside."
+            )
+        trained = self.seeds > 1 or self.ensemble is not None or self.held_out != "no"
+        if self.pretrained is not None and trained:
+            raise ValueError(
+                "reward_model.pretrained trains nothing, so there are no seeds, ensemble or "
+                "held_out: leave these out."
             )
         if self.seeds > 1 and self.ensemble is not None and self.ensemble.kind == "seeds":
             raise ValueError(

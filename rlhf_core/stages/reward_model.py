@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import torch
-from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers import GenerationConfig
 
 from rlhf_core.batches import Encoder, SpecialTokens
 from rlhf_core.checkpoints import Checkpoints
@@ -12,19 +12,23 @@ from rlhf_core.errors import TrainingStopped
 from rlhf_core.history import recorded
 from rlhf_core.models import end_token_ids
 from rlhf_core.pages.scorecard import scorecard_page
-from rlhf_core.pretrained import load_tokenizer
+from rlhf_core.pretrained import load_outside_scalar_model, load_tokenizer
 from rlhf_core.report import Report
-from rlhf_core.reward_models import HELD_OUT, save_reward_model
+from rlhf_core.reward_models import HELD_OUT, RewardModel, save_reward_model
 from rlhf_core.scorecard import Scorecard, ScoredTexts, scorecard
 from rlhf_core.settings.model import ModelSettings
-from rlhf_core.settings.reward_model import RewardModelSettings
+from rlhf_core.settings.reward_model import (
+    PretrainedRewardModelSettings,
+    Readout,
+    RewardModelSettings,
+)
 from rlhf_core.stages.collecting import Preferences, collected_preferences
 from rlhf_core.tables import read_demonstrations, read_preferences
 from rlhf_core.training.candidates import Candidates, Chosen
 from rlhf_core.training.compared import Comparisons, compare
 from rlhf_core.training.encoded import encoded_demonstrations
 from rlhf_core.training.gate import SCORECARD
-from rlhf_core.training.normalization import SftSamples, Texts, member_scores_of, normalize
+from rlhf_core.training.normalization import Reading, SftSamples, Texts, member_scores_of, normalize
 from rlhf_core.training.optimization import make_accelerator
 from rlhf_core.training.ranked import encoded_rankings, mismatches
 
@@ -43,12 +47,12 @@ def make_reward_model(
     """Write the reward model, its tokenizer, its training's record and scorecard into `out_dir`."""
     tokenizer = load_tokenizer(sft)
     encoder = Encoder(tokenizer, model)
-    special = SpecialTokens(
-        end_token_ids(GenerationConfig.from_pretrained(sft), tokenizer), encoder.pad_token_id
-    )
-    accelerator = make_accelerator()
+    ends = end_token_ids(GenerationConfig.from_pretrained(sft), tokenizer)
+    own = Reading(encoder, SpecialTokens(ends, encoder.pad_token_id))
+    reading = own if settings.pretrained is None else outside_reading(settings.pretrained, model)
+    special = reading.special
     table = read_demonstrations(data, "train")
-    demonstrations = encoded_demonstrations(encoder, table)
+    demonstrations = encoded_demonstrations(reading.encoder, table)
     preferences = given_preferences(data)
     if settings.collect is not None:
         preferences = collected_preferences(
@@ -60,30 +64,36 @@ def make_reward_model(
             report=report,
             seed=seed,
         )
-    train, _ = encoded_rankings(encoder, preferences.train)
-    validation, rows = encoded_rankings(encoder, preferences.validation)
-    samples = SftSamples(sft, encoder, special, 4 * settings.batch_size, seed)
+    train, _ = encoded_rankings(reading.encoder, preferences.train)
+    validation, rows = encoded_rankings(reading.encoder, preferences.validation)
+    samples = SftSamples(sft, own, reading, 4 * settings.batch_size, seed)
     with recorded(out_dir, report) as recording:
-        chosen = Candidates(
-            settings,
-            sft,
-            mismatches(
+        if settings.pretrained is not None:
+            chosen = Chosen(outside_reward_model(settings.pretrained, settings.readout), None, 0)
+        else:
+            mismatched = mismatches(
                 demonstrations.prompts,
                 demonstrations.responses,
                 rows=settings.mismatch_rows,
                 group_size=settings.mismatch_group_size,
                 seed=seed,
-            ),
-            validation,
-            special,
-            accelerator,
-            recording,
-            checkpoints,
-            seed,
-        ).train(train)
+            )
+            chosen = Candidates(
+                settings,
+                sft,
+                mismatched,
+                validation,
+                special,
+                make_accelerator(),
+                recording,
+                checkpoints,
+                seed,
+            ).train(train)
         first = slice(settings.normalization_rows)
         texts = Texts(demonstrations.prompts[first], demonstrations.responses[first])
-        origin = samples(texts.prompts) if settings.normalize_on == "samples" else texts
+        origin = texts
+        if settings.normalize_on == "samples":
+            origin = samples(list(table.prompt[first]))
         for reward_model in (chosen.reward_model, chosen.held_out):
             if reward_model is not None:
                 normalize(reward_model, origin, settings, special)
@@ -91,8 +101,7 @@ def make_reward_model(
             chosen.reward_model, validation, special=special, batch_size=4 * settings.batch_size
         )
         refuse_not_finite(comparisons)
-        asked = validation.prompts[: settings.scorecard_samples]
-        answers = samples(asked) if asked else Texts([], [])
+        answers = samples(list(rows.prompt[: settings.scorecard_samples]))
         scored = ScoredTexts(
             *(
                 member_scores_of(chosen.reward_model, shown, settings, special).mean(dim=0)
@@ -102,7 +111,7 @@ def make_reward_model(
         card = scorecard(comparisons, rows, scored, seed=seed)
         summary = {"validation_" + name: value for name, value in card.summary.items()}
         recording(chosen.steps, summary)
-    write_reward_model(chosen, model, tokenizer, out_dir)
+    write_reward_model(chosen, reading.encoder, out_dir)
     write_scorecard(card, out_dir)
     counts = {"steps": chosen.steps, "rankings": len(train.prompts)}
     return {**card.summary, **preferences.metrics, **counts}
@@ -132,16 +141,33 @@ def given_preferences(data: Path) -> Preferences:
     return Preferences(read_preferences(data, "train"), read_preferences(data, "validation"), {})
 
 
-def write_reward_model(
-    chosen: Chosen, model: ModelSettings, tokenizer: PreTrainedTokenizerBase, out_dir: Path
-) -> None:
+def write_reward_model(chosen: Chosen, encoder: Encoder, out_dir: Path) -> None:
     """`out_dir` holds the reward model, its tokenizer and template, and the held-out one below."""
     template = {
-        "prompt_template": model.prompt_template,
-        "response_prefix": model.response_prefix,
+        "prompt_template": encoder.settings.prompt_template,
+        "response_prefix": encoder.settings.response_prefix,
     }
     save_reward_model(chosen.reward_model, out_dir, **template)
-    tokenizer.save_pretrained(out_dir)
+    encoder.tokenizer.save_pretrained(out_dir)
     if chosen.held_out is not None:
         save_reward_model(chosen.held_out, out_dir / HELD_OUT, **template)
-        tokenizer.save_pretrained(out_dir / HELD_OUT)
+        encoder.tokenizer.save_pretrained(out_dir / HELD_OUT)
+
+
+def outside_reading(settings: PretrainedRewardModelSettings, model: ModelSettings) -> Reading:
+    """How a reward model from elsewhere reads texts: by its own tokenizer and template."""
+    template = {
+        "prompt_template": settings.prompt_template,
+        "response_prefix": settings.response_prefix,
+    }
+    tokenizer = load_tokenizer(settings.source, revision=settings.revision)
+    encoder = Encoder(tokenizer, model.model_copy(update=template))
+    return Reading(encoder, SpecialTokens([encoder.eos_token_id], encoder.pad_token_id))
+
+
+def outside_reward_model(settings: PretrainedRewardModelSettings, readout: Readout) -> RewardModel:
+    """The reward model from elsewhere, to be read as the recipe says."""
+    scalar = load_outside_scalar_model(
+        settings.source, revision=settings.revision, setting="reward_model.pretrained.source"
+    )
+    return RewardModel([scalar], readout).eval().to(make_accelerator().device)

@@ -20,6 +20,13 @@ LEAST_DEVIATION = 1e-6
 """Below it scores are one number but for rounding, and cannot be scaled to deviation 1."""
 
 
+class Reading(NamedTuple):
+    """A tokenizer with a template, and its tokens with a meaning of their own."""
+
+    encoder: Encoder
+    special: SpecialTokens
+
+
 class Texts(NamedTuple):
     """Token ids of prompts and of one response to each."""
 
@@ -32,18 +39,28 @@ class SftSamples:
     """Responses of the SFT policy, to judge a reward model by."""
 
     sft: Path
-    encoder: Encoder
-    special: SpecialTokens
+    own: Reading
+    """How the policy reads."""
+    reading: Reading
+    """How the reward model does."""
     batch_size: int
     seed: int
 
-    def __call__(self, prompts: Sequence[Sequence[int]]) -> Texts:
-        """One response to each prompt at temperature 1; those that did not end are left out."""
+    def __call__(self, prompts: Sequence[str]) -> Texts:
+        """One response to each prompt at temperature 1, as the reward model reads it.
+
+        Prompts that are too long, and responses that did not end, are left out.
+        """
+        encoder, special = self.own
+        encoded = encoder.prompts(prompts)
+        fitting = encoder.fitting(encoded, [[]] * len(encoded))
+        if not fitting:
+            return Texts([], [])
         sequences = sample_in_batches(
             load_policy(self.sft).eval(),
-            prompts,
-            special=self.special,
-            max_tokens=self.encoder.settings.max_response_tokens,
+            [encoded[row] for row in fitting],
+            special=special,
+            max_tokens=encoder.settings.max_response_tokens,
             temperature=1.0,
             batch_size=self.batch_size,
             seed=self.seed,
@@ -52,8 +69,14 @@ class SftSamples:
             row[mask].tolist()
             for row, mask in zip(sequences.response_ids, sequences.response_mask, strict=True)
         ]
-        ended = [place for place, row in enumerate(rows) if row[-1] in self.special.end]
-        return Texts([prompts[place] for place in ended], [rows[place] for place in ended])
+        ended = [place for place, row in enumerate(rows) if row[-1] in special.end]
+        asked, answers = [fitting[place] for place in ended], [rows[place] for place in ended]
+        if self.reading is self.own:
+            return Texts([encoded[row] for row in asked], answers)
+        texts = [prompts[row] for row in asked]
+        responses = encoder.texts(answers)
+        theirs = self.reading.encoder
+        return Texts(theirs.prompts(texts), theirs.responses(texts, responses))
 
 
 def member_scores_of(

@@ -3,19 +3,32 @@ import json
 import pytest
 import torch
 from torch.testing import assert_close
-from transformers import AutoModelForTokenClassification, AutoTokenizer
+from transformers import (
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    LlamaForSequenceClassification,
+)
 
 from rlhf_core.checkpoints import Checkpoints
-from rlhf_core.errors import DataError
+from rlhf_core.errors import DataError, ModelError
 from rlhf_core.history import read_history
 from rlhf_core.models import weights_digest
+from rlhf_core.new_tokenizers import word_tokenizer
 from rlhf_core.pretrained import load_policy
 from rlhf_core.report import ignore
-from rlhf_core.reward_models import load_held_out, load_reward_model
+from rlhf_core.reward_models import load_held_out, load_reward_model, read_description
 from rlhf_core.settings.base import LoraSettings
-from rlhf_core.settings.reward_model import EnsembleSettings, RewardModelSettings
+from rlhf_core.settings.gate import GateSettings
+from rlhf_core.settings.ppo import PpoSettings
+from rlhf_core.settings.reward_model import (
+    EnsembleSettings,
+    PretrainedRewardModelSettings,
+    RewardModelSettings,
+)
+from rlhf_core.stages.ppo import make_ppo
 from rlhf_core.stages.reward_model import make_reward_model
 from rlhf_core.tables import read_demonstrations, read_preferences
+from tests.tiny_models import config
 
 QUICK = RewardModelSettings(learning_rate=0.003, batch_size=32)
 
@@ -222,3 +235,87 @@ def test_a_stage_that_was_ended_in_its_second_training_goes_on_there(chain, tmp_
     run(tmp_path / "again", lambda step, metrics: seen.append(step))
     assert seen == [1, 2, 3, 3, 4, 4]  # the third step is taken again, the first two are not
     assert read_bytes(tmp_path / "again") == read_bytes(tmp_path / "whole")
+
+
+def outside(folder, *, vocabulary="so done no w0 w1 w2 w3", **changes):
+    """A reward model as others publish them: a sequence classifier with a tokenizer of its own."""
+    tokenizer = word_tokenizer([vocabulary, "Q:", "A:"])
+    torch.manual_seed(5)
+    sizes = config(vocabulary=len(tokenizer), layers=1, **{"num_labels": 1, **changes})
+    model = LlamaForSequenceClassification(sizes).eval()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return model, tokenizer
+
+
+def test_a_reward_model_from_elsewhere_reads_texts_its_own_way(chain, tmp_path):
+    model, tokenizer = outside(tmp_path / "theirs")
+    pretrained = PretrainedRewardModelSettings(
+        source=str(tmp_path / "theirs"), prompt_template="Q: {prompt} A:", response_prefix=" "
+    )
+    summary = make(chain, tmp_path / "rm", pretrained=pretrained, normalize_on="nothing")
+    assert summary["steps"] == 0
+    assert summary["pairs"] == 120  # the scorecard is made all the same
+
+    def theirs(prompt, response):
+        """As its makers read it: transformers looks for the last token itself."""
+        ids = tokenizer(f"Q: {prompt} A: {response}")["input_ids"] + [tokenizer.eos_token_id]
+        with torch.no_grad():
+            return float(model(input_ids=torch.tensor([ids])).logits[0, 0])
+
+    table = read_preferences(chain.data, "validation")
+    better, worse = (
+        [
+            theirs(prompt, responses[list(ranks).index(rank)])
+            for prompt, responses, ranks in zip(
+                table.prompt, table.responses, table.ranks, strict=True
+            )
+        ]
+        for rank in (1, 2)
+    )
+    margin = sum(a - b for a, b in zip(better, worse, strict=True)) / 120
+    assert summary["margin"] == pytest.approx(margin, abs=1e-4)
+    assert read_description(tmp_path / "rm")["prompt_template"] == "Q: {prompt} A:"
+
+
+@pytest.mark.parametrize("changes", [{"num_labels": 3}], ids=["three labels"])
+def test_a_model_whose_head_says_something_else_is_refused(changes, chain, tmp_path):
+    outside(tmp_path / "theirs", **changes)
+    pretrained = PretrainedRewardModelSettings(source=str(tmp_path / "theirs"))
+    with pytest.raises(ModelError, match=r"reward_model\.pretrained\.source: .*(one label|loaded)"):
+        make(chain, tmp_path / "rm", pretrained=pretrained)
+
+
+def test_a_folder_that_holds_no_model_is_named_by_its_setting(chain, tmp_path):
+    pretrained = PretrainedRewardModelSettings(source=str(tmp_path))
+    with pytest.raises(ModelError, match=str(tmp_path)):
+        make(chain, tmp_path / "rm", pretrained=pretrained)
+
+
+def test_ppo_is_paid_by_a_reward_model_from_elsewhere_through_texts(chain, tmp_path):
+    outside(tmp_path / "theirs")
+    pretrained = PretrainedRewardModelSettings(source=str(tmp_path / "theirs"))
+    make(chain, tmp_path / "rm", pretrained=pretrained)
+    (tmp_path / "ppo").mkdir()
+    gate = GateSettings(swapped_labels="off", accuracy="off", no_better_than_length="off")
+    make_ppo(
+        PpoSettings(
+            updates=1,
+            rollout_batch_size=8,
+            mini_batch_size=8,
+            warmup_updates=0,
+            value_init="sft",
+            gate=gate,
+        ),
+        chain.model,
+        data=chain.data,
+        sft=chain.sft,
+        reward_model=tmp_path / "rm",
+        out_dir=tmp_path / "ppo",
+        report=ignore,
+        seed=1,
+    )
+    lines = (tmp_path / "ppo" / "samples.jsonl").read_text().splitlines()
+    shown = next(sample for sample in map(json.loads, lines) if sample["ended"])
+    own = scores(tmp_path / "rm", [shown["prompt"]], [shown["response"]])
+    assert own.item() == pytest.approx(shown["score"], abs=1e-3)  # four decimals are written

@@ -126,6 +126,7 @@ CARRY_NOTHING: dict[str, set[str]] = {
         "token_loss_weight",  # the head it brings is part of every case
         "collect",  # before training, and again where it is continued
         "loss",
+        "pretrained",  # instead of training
         "ties",
         "tie_weight",
         "margins",
