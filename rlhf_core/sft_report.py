@@ -32,6 +32,7 @@ def write_sft_records(
     sampler: EpochSampler | None,
     outcome: SftOutcome,
     settings: SftSettings,
+    rows_per_epoch: int,
     seed: int,
 ) -> None:
     """`folder`, which holds the history, holds examples, samples, truncation report and page too.
@@ -46,7 +47,7 @@ def write_sft_records(
     documents = {split: found.document() for split, found in truncations.items()}
     (folder / TRUNCATION).write_bytes(pretty_json(documents))
     history = read_history(folder)
-    per_epoch = -(-len(train.demonstrations.prompts) // settings.batch_size)
+    per_epoch = -(-rows_per_epoch // settings.batch_size)
     usual = repetition(
         validation.demonstrations.responses[: max(settings.samples, 1)],
         end_token_ids=[encoder.eos_token_id],

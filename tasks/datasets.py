@@ -43,6 +43,9 @@ class Dataset:
     """Name and type of each column."""
 
 
+PRETRAINING = ("text-train",)
+"""What the `sft` stage reads too where plain text is mixed in."""
+
 EPOCH_PROMPTS = ("demonstrations-validation",)
 """What the `ppo` stage reads too where it chooses an epoch of SFT by its samples' scores."""
 
@@ -59,9 +62,10 @@ def tables_read(recipe: Recipe, stage: Stage) -> tuple[str, ...]:
     if stage == "ppo" and recipe.ppo.ptx is None:
         used = tuple(table for table in used if table != "text-train")
     preferences = PREFERENCES if stage == "ppo" and recipe.ppo.algorithm == "dpo" else ()
+    text = PRETRAINING if stage == "sft" and recipe.sft.pretraining_share else ()
     chooses = stage == "ppo" and recipe.sft.selection == "reward_model_score"
     prompts = EPOCH_PROMPTS if chooses else ()
-    return tuple(dict.fromkeys([*used, *corpus, *preferences, *prompts]))
+    return tuple(dict.fromkeys([*used, *corpus, *preferences, *prompts, *text]))
 
 
 def tables_of(data: Artifact, names: Sequence[str] | None) -> list[Dataset]:

@@ -46,6 +46,12 @@ class Recipe(Settings):
     @model_validator(mode="after")
     def _text_is_there_to_learn(self) -> Self:
         has_text = self.data.text is not None or (self.data.world and self.data.world.texts)
+        if "sft" in self.stages and self.sft.pretraining_share > 0 and not has_text:
+            raise ValueError(
+                f"sft.pretraining_share={self.sft.pretraining_share} mixes in plain text, and "
+                "there is none: give data.text a source (or data.world.texts a number), or set it "
+                "to 0."
+            )
         if "ppo" in self.stages and self.ppo.ptx is not None and not has_text:
             raise ValueError(
                 "ppo.ptx learns plain text, and there is none: give data.text a source (or "

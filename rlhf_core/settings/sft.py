@@ -53,6 +53,11 @@ class SftSettings(Settings):
     """Tokens that are learnt: of the response only, of every turn of the assistant's (which needs a
     chat template), or of the prompt too (N+, arXiv:2403.17031)."""
 
+    pretraining_share: float = Field(default=0.0, ge=0, lt=1)
+    """Share of plain text among the examples, every token of which is learnt: 0.1 in the run from
+    which InstructGPT starts PPO (arXiv:2203.02155, C.3). The validation loss is that of the
+    demonstrations alone."""
+
     packing: bool = False
     """Lay the demonstrations of a forward pass end to end in rows without padding; none attends to
     another, and the loss and its gradient are those without it."""

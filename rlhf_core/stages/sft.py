@@ -11,6 +11,7 @@ from rlhf_core.batches import Encoder, SpecialTokens
 from rlhf_core.chat import carry_template
 from rlhf_core.checkpoints import Checkpoints
 from rlhf_core.encoding_check import checked_encoding, write_encoding
+from rlhf_core.errors import DataError
 from rlhf_core.history import recorded
 from rlhf_core.models import (
     fit_vocabulary,
@@ -32,8 +33,10 @@ from rlhf_core.settings.sft import SftSettings
 from rlhf_core.sft_epochs import EPOCHS, write_selection
 from rlhf_core.sft_report import write_sft_records
 from rlhf_core.tables import read_demonstrations, read_preferences, read_prompts, read_text
+from rlhf_core.training.demonstrations import Demonstrations
 from rlhf_core.training.encoded import EncodedRows, encoded_rows
 from rlhf_core.training.optimization import make_accelerator
+from rlhf_core.training.ptx import cut_texts
 from rlhf_core.training.sft import train_sft
 from rlhf_core.training.sft_course import EpochSampler, SftOutcome
 from rlhf_core.training.state import saving_into
@@ -58,6 +61,7 @@ def make_sft(
     encoding = checked_encoding(encoder, table, notice)
     train = encoded_rows(encoder, table, settings)
     validation = encoded_rows(encoder, read_demonstrations(data, "validation"), settings)
+    learnt = _with_pretraining(settings, encoder, train.demonstrations, data, seed=seed)
     sampler = _sampler(settings, encoder, validation)
     accelerator = make_accelerator()
     trained = policy
@@ -67,7 +71,7 @@ def make_sft(
     with recorded(out_dir, report) as recording:
         outcome = train_sft(
             trained,
-            train.demonstrations,
+            learnt,
             validation.demonstrations,
             settings,
             recording,
@@ -91,6 +95,7 @@ def make_sft(
             sampler=sampler,
             outcome=outcome,
             settings=settings,
+            rows_per_epoch=len(learnt.prompts),
             seed=seed,
         )
     truncation = train.truncation
@@ -100,11 +105,30 @@ def make_sft(
         "best_step": outcome.best_step,
         "turned_at_step": outcome.turned_at,
         "demonstrations": len(train.demonstrations.prompts),
+        "pretraining_texts": len(learnt.prompts) - len(train.demonstrations.prompts),
         "rows_dropped": truncation.rows_dropped,
         "responses_cut": truncation.responses_cut,
         "tokens_lost": truncation.tokens_lost,
         "parameters": sum(parameter.numel() for parameter in policy.parameters()),
     }
+
+
+def _with_pretraining(
+    settings: SftSettings, encoder: Encoder, rows: Demonstrations, data: Path, *, seed: int
+) -> Demonstrations:
+    """The demonstrations with plain text among them where the recipe says so."""
+    if not settings.pretraining_share:
+        return rows
+    end = encoder.eos_token_id
+    texts = encoder.plain_texts(list(read_text(data, "train").text))
+    longest = encoder.settings.max_prompt_tokens + encoder.settings.max_response_tokens
+    examples = cut_texts([[*ids, end] for ids in texts], max_tokens=longest)
+    if not examples:
+        raise DataError(
+            f"sft.pretraining_share={settings.pretraining_share} mixes in plain text, and the data "
+            "artifact has none to train on: give data.text a source with more rows."
+        )
+    return rows.mixed_with(examples, settings.pretraining_share, seed=seed)
 
 
 def _sampler(

@@ -58,6 +58,23 @@ class Demonstrations:
             ],
         )
 
+    def mixed_with(
+        self, texts: Sequence[Sequence[int]], share: float, *, seed: int
+    ) -> "Demonstrations":
+        """The same rows and so many of the texts, drawn by the seed, that they are that share.
+
+        Of a text every token but the first is learnt. Where there are too few, all are taken.
+        """
+        wanted = round(share / (1 - share) * len(self.prompts))
+        order = torch.randperm(len(texts), generator=torch.Generator().manual_seed(seed)).tolist()
+        chosen = [texts[row] for row in order[:wanted]]
+        labels = [self.labels(row) for row in range(len(self.prompts))]
+        return Demonstrations(
+            [*self.prompts, *(text[:1] for text in chosen)],
+            [*self.responses, *(text[1:] for text in chosen)],
+            [*labels, *([True] * (len(text) - 1) for text in chosen)],
+        )
+
     def packed(self, rows: Sequence[int], width: int, pad_token_id: int) -> "Packed":
         """The given rows end to end in as few rows of `width` tokens as first-fit finds.
 

@@ -20,6 +20,7 @@ from rlhf_core.settings.base import LoraSettings
 from rlhf_core.settings.model import ModelSettings, ScratchModelSettings
 from rlhf_core.settings.sft import SftSettings
 from rlhf_core.stages.sft import make_sft
+from rlhf_core.tables import write_table
 from rlhf_core.training.encoded import encoded_rows
 from tests.stages.conftest import WORDS
 
@@ -248,3 +249,21 @@ def test_turns_that_no_template_tells_apart_cannot_be_learnt_apart(chain, tmp_pa
     settings = QUICK.model_copy(update={"loss_on": "assistant"})
     with pytest.raises(ModelError, match="needs a chat template"):
         make(chain, tmp_path / "sft", settings=settings)
+
+
+def test_plain_text_is_learnt_beside_where_the_recipe_says_so(chain, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(chain.data, data)
+    rows = [{"text": f"w{n % 12} w3 w4", "file": "t.txt", "line": n} for n in range(40)]
+    write_table(data, "text", "train", rows)
+    (tmp_path / "sft").mkdir()
+    summary = make_sft(
+        QUICK.model_copy(update={"pretraining_share": 0.2}),
+        chain.model,
+        data=data,
+        out_dir=tmp_path / "sft",
+        report=ignore,
+        seed=1,
+    )
+    assert (summary["demonstrations"], summary["pretraining_texts"]) == (120, 30)
+    assert summary["steps"] == 5  # 150 examples in batches of 32

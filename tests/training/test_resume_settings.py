@@ -113,6 +113,7 @@ CARRY_NOTHING: dict[str, set[str]] = {
         "samples",  # how many there are; every case carries some
         "sample_temperature",
         "long_responses",  # before training
+        "pretraining_share",  # before training
         "max_truncated_share",
     },
     "reward_model": {

@@ -16,6 +16,7 @@ from rlhf_core.report import ignore
 from rlhf_core.settings.model import ModelSettings
 from rlhf_core.settings.sft import SftSettings
 from rlhf_core.training.demonstrations import Demonstrations
+from rlhf_core.training.optimization import Part, optimizer_step
 from rlhf_core.training.sft import train_sft, validation_loss
 from rlhf_core.training.sft_loss import sft_loss
 from tests.tiny_models import PAD, STORIES, tiny_policy
@@ -27,6 +28,14 @@ COPIES = Demonstrations(
     [[3 + i % 9] * (1 + i % 4) + [1] for i in range(45)],
 )
 """The response repeats the first token of the prompt, up to four times."""
+
+
+class Scaled(nn.Module):
+    """A model of one number."""
+
+    def __init__(self, weight: nn.Parameter) -> None:
+        super().__init__()
+        self.weight = weight
 
 
 class Table(nn.Module):
@@ -232,3 +241,34 @@ def test_a_real_models_loss_on_stories_is_the_one_that_transformers_finds():
     assert_close(loss, expected, atol=1e-4, rtol=0)  # float32 over 10,000 tokens
     # 1.32 was measured on other stories; these lose 1.50, and one column off would lose over 4.
     assert_close(loss, 1.32, atol=0.25, rtol=0)
+
+
+def test_plain_text_is_mixed_in_by_its_share_and_learnt_whole():
+    texts = [[5, 6, 7, 8, 1], [9, 10, 1]] * 20
+    mixed = COPIES.mixed_with(texts, 0.1, seed=1)
+    added = len(mixed.prompts) - 45
+    assert added == 5  # of 50
+    assert (mixed.prompts[:45], mixed.responses[:45]) == (COPIES.prompts, COPIES.responses)
+    for prompt, response in zip(mixed.prompts[45:], mixed.responses[45:], strict=True):
+        assert [*prompt, *response] in texts
+        assert len(prompt) == 1
+    assert mixed.tokens([45]) == len(mixed.responses[45])
+    assert mixed.tokens(range(45)) == COPIES.tokens(range(45))
+    assert len(COPIES.mixed_with(texts[:2], 0.5, seed=1).prompts) == 47  # there are no more
+    assert COPIES.mixed_with(texts, 0.1, seed=2).responses[45:] != mixed.responses[45:]
+
+
+def test_the_token_mean_is_that_of_the_published_vector():
+    # AGG: losses [[1, 1, 1, 1], [3]] have the token mean 7 / 5, whatever the micro-batches.
+    parts = [(1.0, 4), (3.0, 1)]  # mean loss and targets of each micro-batch
+    weight = nn.Parameter(torch.zeros(1))
+    step = optimizer_step(
+        Accelerator(),
+        Scaled(weight),
+        torch.optim.SGD([weight], lr=1.0),
+        parts,
+        lambda part: Part(part[0] * (1 + weight.sum()), part[1], {}),
+        max_grad_norm=1e9,
+    )
+    assert_close(step.loss, 1.4, atol=1e-6, rtol=0)
+    assert_close(weight.item(), -1.4, atol=1e-6, rtol=0)  # one step of rate 1 along the gradient
