@@ -43,6 +43,7 @@ METHODS: Mapping[str, tuple[str, ...]] = {
     "PPO": (),
     "PPO, shared trunk": ("ppo.value_network=shared_trunk",),
     "PPO, LoRA": ("ppo.lora.rank=16", "ppo.learning_rate=3e-3"),
+    "PPO, ptx": ("data.world.texts=2000", "ppo.ptx.grad_norm_ratio=0.5"),
 }
 """What differs from `recipes/support-desk.yaml`, whose `ppo` section is the method `PPO`."""
 
@@ -111,9 +112,8 @@ def measure(seed: int, folder: Path, methods: Sequence[str], overrides: Sequence
     """The rows of one seed: the baselines and the methods."""
     workshop = Workshop(folder)
     base = load_recipe(RECIPE, [f"seed={seed}", *overrides])
-    data = workshop.made(base, "data", make_data, base.data)
-    sft = workshop.made(base, "sft", make_sft, base.sft, data=data)
-    made = {"data": data, "sft": sft}
+    made = {"data": workshop.made(base, "data", make_data, base.data)}
+    made["sft"] = workshop.made(base, "sft", make_sft, base.sft, **made)
     made["reward_model"] = workshop.made(
         base, "reward_model", make_reward_model, base.reward_model, **made
     )
@@ -127,6 +127,7 @@ def measure(seed: int, folder: Path, methods: Sequence[str], overrides: Sequence
         ]
         settings = [f"seed={seed}", *overrides, *METHODS[name], *measuring]
         recipe = load_recipe(RECIPE, settings)
+        made["data"] = workshop.made(recipe, "data", make_data, recipe.data)
         ppo = workshop.made(recipe, "ppo", make_ppo, recipe.ppo, **made)
         evaluation = workshop.made(
             recipe, "evaluation", make_evaluation, recipe.evaluation, **made, ppo=ppo
