@@ -68,6 +68,9 @@ def other_value(annotation: Any, value: Any) -> Any:
             return next(choice for choice in get_args(kind) if choice != value)
         if isinstance(value, bool):
             return not value
+        if get_origin(kind) is tuple and is_section(get_args(kind)[0]):
+            element = get_args(kind)[0]
+            return (with_other_value(element(), next(iter(element.model_fields))),)
         example = (
             ("other",) if get_origin(kind) is tuple else EXAMPLES.get(get_origin(kind) or kind)
         )
