@@ -47,7 +47,8 @@ def read_table(settings: TableSettings, table: TableName, *, split_by: str) -> R
                 faults.append(row)
             else:
                 rows.append(row)
-        records.append(source_record(source) | {"table": table, "rows": row_count - before})
+        record = source_record(source) | {"table": table, "rows": row_count - before}
+        records.append(record | _written_by(settings))
     if row_count == 0:
         raise DataError(
             f"data.{table} holds no rows (rule DATA-001): {settings.source} has none but blank "
@@ -72,6 +73,13 @@ def source_record(source: Source) -> dict[str, object]:
         "split": source.split,
         "commit": source.commit,
     }
+
+
+def _written_by(settings: TableSettings) -> dict[str, object]:
+    """Who wrote the rows, where the recipe says so."""
+    if settings.origin is None:
+        return {}
+    return {"written_by": settings.origin.model_dump(mode="json", exclude_none=True)}
 
 
 def distinctly_named(sources: Iterable[Source]) -> list[Source]:

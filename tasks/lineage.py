@@ -155,7 +155,20 @@ def source_facts(source: Mapping[str, Any]) -> str:
         content = f"hub commit {(source.get('commit') or 'unknown')[:SHOWN_DIGEST]}"
     else:
         content = f"sha256 {str(source.get('sha256'))[:SHOWN_DIGEST]}"
-    return f"{source.get('name')}, {content}{rows}{_origin_facts(source.get('origin'))}"
+    written = writer_facts(source)
+    origin = _origin_facts(source.get("origin"))
+    return f"{source.get('name')}, {content}{rows}{f', {written}' if written else ''}{origin}"
+
+
+def writer_facts(source: Mapping[str, Any]) -> str:
+    """Who wrote the rows of a raw file, and under which licence; empty where nobody said so."""
+    written: Mapping[str, Any] = source.get("written_by") or {}
+    if not written:
+        return ""
+    licence = f" ({written['licence']})" if written.get("licence") else ""
+    if written["by"] == "teacher":
+        return f"written by the teacher model {written['teacher']}{licence}"
+    return f"written by people{licence}"
 
 
 def _origin_facts(origin: Mapping[str, Any] | None) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 from tasks.continuations import past_lines
 from tasks.leaves import leaf_text, leaves
-from tasks.lineage import Lineage, Node, code_text
+from tasks.lineage import Lineage, Node, code_text, writer_facts
 from tasks.lineage_picture import anchor_of, lineage_svg
 from tasks.pages import SHOWN_DIGEST, flow_run_url, number, short_run_url, task_run_url
 
@@ -138,6 +138,7 @@ def _files(sources: Sequence[Mapping[str, Any]]) -> str:
                 source.get("table", ""),
                 f"{source['rows']} rows" if source.get("rows") is not None else "",
                 source.get("sha256") or f"hub commit {source.get('commit') or 'unknown'}",
+                writer_facts(source),
             )
         )
         + "</tr>"

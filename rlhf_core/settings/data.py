@@ -30,6 +30,28 @@ class SupportDeskSettings(Settings):
     """Plain texts, each a message and the reply to it."""
 
 
+class OriginSettings(Settings):
+    """Who wrote a table's responses, as its lineage shall tell."""
+
+    by: Literal["people", "teacher"] = "people"
+    """People, or a teacher model whose answers are imitated (distillation, as Alpaca's are)."""
+
+    teacher: str | None = None
+    """Name of the teacher model; needed where there is one."""
+
+    licence: str | None = None
+    """What the rows, or the teacher's terms, allow."""
+
+    @model_validator(mode="after")
+    def _a_teacher_has_a_name(self) -> Self:
+        if (self.by == "teacher") != (self.teacher is not None):
+            raise ValueError(
+                f"origin.by={self.by!r} and origin.teacher={self.teacher!r} do not fit: name the "
+                "teacher model where there is one, and nowhere else."
+            )
+        return self
+
+
 class TableSettings(Settings):
     """One table of rows, from local files, a folder, or a data set on the hub."""
 
@@ -59,6 +81,9 @@ class TableSettings(Settings):
 
     limit: int | None = Field(default=None, ge=1)
     """Use the first rows only."""
+
+    origin: OriginSettings | None = None
+    """Who wrote the responses; kept with the raw files and shown by the lineage."""
 
 
 class DataSettings(Settings):

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from rlhf_core.errors import DataError, ModelError
 from rlhf_core.report import ignore
-from rlhf_core.settings.data import DataSettings
+from rlhf_core.settings.data import DataSettings, OriginSettings
 from rlhf_core.settings.model import ModelSettings, ScratchModelSettings
 from rlhf_core.stages.data import make_data
 from rlhf_core.tables import (
@@ -19,6 +19,7 @@ from rlhf_core.tables import (
     read_prompts,
     read_text,
 )
+from tasks.lineage import source_facts
 
 ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared" / "data"
@@ -376,3 +377,24 @@ def test_more_rows_over_the_budgets_than_the_share_allows_are_a_refusal(tmp_path
     data = {"demonstrations": {"source": write(tmp_path / "d.jsonl", demonstrations(40))}}
     with pytest.raises(DataError, match=r"100\.00% of 40 rows are over the token budgets.*=1\.0"):
         make(tmp_path / "out", model, **data)
+
+
+def test_who_wrote_the_demonstrations_is_kept_with_their_file(tmp_path):
+    source = write(tmp_path / "d.jsonl", demonstrations(40))
+    teacher = {"by": "teacher", "teacher": "text-davinci-003", "licence": "CC BY-NC 4.0"}
+    make(tmp_path / "out", demonstrations={"source": source, "origin": teacher})
+    (record,) = json.loads((tmp_path / "out" / "sources.json").read_text())
+    assert record["written_by"] == teacher
+    assert source_facts(record).endswith(
+        "40 rows, written by the teacher model text-davinci-003 (CC BY-NC 4.0)"
+    )
+    make(tmp_path / "people", demonstrations={"source": source, "origin": {"by": "people"}})
+    (record,) = json.loads((tmp_path / "people" / "sources.json").read_text())
+    assert source_facts(record).endswith("40 rows, written by people")
+    make(tmp_path / "unsaid", demonstrations={"source": source})
+    assert "written_by" not in json.loads((tmp_path / "unsaid" / "sources.json").read_text())[0]
+
+
+def test_a_teacher_without_a_name_is_refused():
+    with pytest.raises(ValueError, match="name the teacher model"):
+        OriginSettings(by="teacher")
