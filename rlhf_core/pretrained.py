@@ -25,7 +25,7 @@ from transformers import (
 from transformers.utils import logging as hf_logging
 
 from rlhf_core.adapters import ADAPTER, read_adapter, save_adapter
-from rlhf_core.errors import ModelError
+from rlhf_core.errors import ModelError, TrainingStopped
 from rlhf_core.models import ScalarModel, disable_dropout, end_token_ids
 
 LOADING = {
@@ -203,7 +203,16 @@ def save_scalar_model(scalar: ScalarModel, folder: Path) -> None:
 
 
 def save_model(model: PreTrainedModel, folder: Path) -> None:
-    """Write `model` into `folder` in the hub's format, as safetensors."""
+    """Write `model` into `folder` in the hub's format, as safetensors.
+
+    Raises TrainingStopped where a weight is not finite: such a model is never published.
+    """
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise TrainingStopped(
+                f"The model is not published: its weight {name} is not finite. Lower the learning "
+                "rate, or look for extreme rows."
+            )
     with _quiet_transformers():
         model.save_pretrained(folder, safe_serialization=True)
 

@@ -80,12 +80,18 @@ def _held_out_loss(e: Evidence) -> float:
 
 
 def _stall(e: Evidence) -> float:
-    """Standard errors by which the score rose in the first half, where the KL is next to 0."""
+    """Standard errors by which the score rises from some updates to the next, next to the start.
+
+    In the second half of the training, and where the KL says that the policy has not got far.
+    """
     if 2 * e.step < e["updates"] or e["updates"] < 2 * SMOOTHED:
         return math.nan
     if not e.mean_of_last("kl_to_reference", SMOOTHED) < 2 * LEAST_KL_SCALE:
         return math.nan
-    risen = e.mean_of_last("score", SMOOTHED) - e.mean_of_first("score", SMOOTHED)
+    before = e.history.get("score", ())[-2 * SMOOTHED : -SMOOTHED]
+    if len(before) < SMOOTHED:
+        return math.nan
+    risen = e.mean_of_last("score", SMOOTHED) - sum(before) / SMOOTHED
     error = e.start.get("score_deviation", math.nan) * math.sqrt(
         2 / (SMOOTHED * e["rollout_batch_size"])
     )
@@ -198,8 +204,8 @@ BEFORE_STEPS = (
     Alarm(
         "stall",
         _stall,
-        "after {step} updates the score has moved by {value:.1f} standard errors only, and the KL "
-        "is next to 0",
+        "after {step} updates the score rises by {value:.1f} standard errors only, and the KL is "
+        "next to 0",
         below=True,
     ),
 )

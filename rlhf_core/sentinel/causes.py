@@ -110,7 +110,7 @@ _CAUSES = (
     # Rollout and update.
     Cause(
         "dropout",
-        "two passes of the same weights differ, so dropout is on",
+        "dropout is on, so that two passes of the same weights differ",
         "set every dropout of the model to 0 in PPO (detail P20)",
     ),
     Cause(

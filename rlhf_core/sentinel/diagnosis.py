@@ -56,6 +56,11 @@ def stop(
     )
 
 
+def refuse(symptom: str, cause: str) -> NoReturn:
+    """Raise TrainingStopped before PPO's first update."""
+    stop("ppo", "did not start", symptom, cause, alarm="start", step=0)
+
+
 def plain(numbers: Mapping[str, Any]) -> dict[str, Any]:
     """The numbers as JSON can hold them: one that is not finite by its name."""
     return {

@@ -171,5 +171,5 @@ class PpoSentinelSettings(SentinelSettings):
     """Updates in a row in which no weight of the policy moved."""
 
     stall: Limits | None = Limits(warn=2.0)
-    """Standard errors by which the score has to have risen after half of the updates, where the KL
-    is still below 1 nat; past means below."""
+    """Standard errors by which the score has to rise from 5 updates to the next 5 in the second
+    half of the training, where the KL is still below 1 nat; past means below."""

@@ -1,14 +1,33 @@
 """The policies that a PPO run leaves: its last weights, and their average over the steps."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from rlhf_core.errors import TrainingStopped
+from rlhf_core.models import merged
+from rlhf_core.pretrained import save_policy
+from rlhf_core.sentinel.diagnosis import LAST_GOOD
 from rlhf_core.settings.ppo import PpoSettings
 from rlhf_core.training.averaging import WeightAverage
 
 AVERAGE, LAST = "average_policy", "last_policy"
 """Folders of the weights that are not the artifact's policy."""
+
+
+@contextmanager
+def last_good_kept(
+    policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, out_dir: Path
+) -> Iterator[None]:
+    """Where training is stopped, the policy of its last good state is in a folder of its own."""
+    try:
+        yield
+    except TrainingStopped:
+        save_policy(merged(policy), tokenizer, out_dir / LAST_GOOD)
+        raise
 
 
 class LeftPolicies(NamedTuple):

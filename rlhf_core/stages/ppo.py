@@ -10,7 +10,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from rlhf_core.batches import Encoder, SpecialTokens
 from rlhf_core.checkpoints import Checkpoints
-from rlhf_core.errors import DataError, TrainingStopped
+from rlhf_core.errors import DataError
 from rlhf_core.history import NOT_RECORDED, recorded
 from rlhf_core.models import (
     end_token_ids,
@@ -22,6 +22,7 @@ from rlhf_core.pretrained import (
     save_model,
     save_policy,
 )
+from rlhf_core.readings import read_readings
 from rlhf_core.report import Report
 from rlhf_core.scorers import SCORING, PromptText, Reader, load_scorer
 from rlhf_core.settings.model import ModelSettings
@@ -30,7 +31,7 @@ from rlhf_core.settings.ptx import PtxSettings
 from rlhf_core.sft_epochs import write_start
 from rlhf_core.sharing import published_value_model
 from rlhf_core.stages.course import settled_course, write_course
-from rlhf_core.stages.policies import LeftPolicies, left_policies
+from rlhf_core.stages.policies import LeftPolicies, last_good_kept, left_policies
 from rlhf_core.stages.starting import chosen_start
 from rlhf_core.tables import read_preferences, read_prompts, read_text
 from rlhf_core.training.averaging import WeightAverage
@@ -46,6 +47,10 @@ from rlhf_core.training.preflight import check_before_ppo
 from rlhf_core.training.ptx import cut_texts
 from rlhf_core.training.ranked import encoded_rankings
 from rlhf_core.training.rollouts import PpoModels, Rollout, collect_rollout
+from rlhf_core.training.startup import (
+    check_readings,
+    check_same_reference,
+)
 from rlhf_core.training.state import saving_into
 
 SHOWN_SAMPLES = 20
@@ -121,8 +126,19 @@ def make_ppo(
     )
     gate.check_scores(first.raw_scores)
     preflight = check_before_ppo(models, first, settings, special)
+    check_readings(
+        models,
+        encoder,
+        settings,
+        special,
+        of_policy=read_readings(start.folder),
+        of_reward_model=read_readings(reward_model),
+    )
     roll = partial(roll, missing_eos_score=preflight.missing_eos_score)
-    with recorded(out_dir, report) as recording:
+    with (
+        recorded(out_dir, report) as recording,
+        last_good_kept(models.policy, tokenizer, out_dir),
+    ):
         saving = saving_into(checkpoints, recording)
         if settings.algorithm == "dpo":
             last = train_dpo(
@@ -152,8 +168,7 @@ def make_ppo(
                 course=course,
                 text=[] if settings.ptx is None else plain_text(encoder, data, settings.ptx),
             )
-    if weights_digest(models.reference) != reference_digest:
-        raise TrainingStopped("The reference model changed during PPO: its KL means nothing.")
+    check_same_reference(models, reference_digest, step=settings.updates)
     left = left_policies(models.policy, average, settings)
     settled = settled_course(
         course,

@@ -13,6 +13,7 @@ from rlhf_core.history import recorded
 from rlhf_core.models import end_token_ids
 from rlhf_core.pages.scorecard import scorecard_page
 from rlhf_core.pretrained import load_outside_scalar_model, load_tokenizer
+from rlhf_core.readings import write_readings
 from rlhf_core.report import Report
 from rlhf_core.reward_models import HELD_OUT, RewardModel, save_reward_model
 from rlhf_core.scorecard import Scorecard, ScoredTexts, scorecard
@@ -31,6 +32,7 @@ from rlhf_core.training.gate import SCORECARD
 from rlhf_core.training.normalization import Reading, SftSamples, Texts, member_scores_of, normalize
 from rlhf_core.training.optimization import make_accelerator
 from rlhf_core.training.ranked import encoded_rankings, mismatches
+from rlhf_core.training.startup import reward_model_readings
 
 
 def make_reward_model(
@@ -113,6 +115,8 @@ def make_reward_model(
         recording(chosen.steps, summary)
     write_reward_model(chosen, reading.encoder, out_dir)
     write_scorecard(card, out_dir)
+    read = reward_model_readings(chosen.reward_model, reading.encoder, rows, reading.special)
+    write_readings(out_dir, read)
     counts = {"steps": chosen.steps, "rankings": len(train.prompts)}
     return {**card.summary, **preferences.metrics, **counts}
 

@@ -26,6 +26,7 @@ from rlhf_core.pretrained import (
     save_policy,
     separate_padding,
 )
+from rlhf_core.readings import KEPT, ReadText, write_readings
 from rlhf_core.repetition import repetition
 from rlhf_core.report import Report
 from rlhf_core.settings.model import ModelSettings
@@ -39,6 +40,7 @@ from rlhf_core.training.optimization import make_accelerator
 from rlhf_core.training.ptx import cut_texts
 from rlhf_core.training.sft import train_sft
 from rlhf_core.training.sft_course import EpochSampler, SftOutcome
+from rlhf_core.training.startup import encoded, fitting_texts, policy_readings
 from rlhf_core.training.state import saving_into
 from rlhf_core.training.trained import copied_tensors, take_tensors
 
@@ -85,8 +87,10 @@ def make_sft(
     if accelerator.is_main_process:
         _write_epochs(trained, tokenizer, outcome, out_dir)
         write_selection(out_dir, by=settings.selection, epochs=sorted(outcome.epochs))
-        save_policy(merged(trained), tokenizer, out_dir)
+        published = merged(trained)
+        save_policy(published, tokenizer, out_dir)
         write_encoding(out_dir, encoding)
+        write_readings(out_dir, _readings(published, encoder, validation))
         write_sft_records(
             out_dir,
             encoder=encoder,
@@ -129,6 +133,18 @@ def _with_pretraining(
             "artifact has none to train on: give data.text a source with more rows."
         )
     return rows.mixed_with(examples, settings.pretraining_share, seed=seed)
+
+
+def _readings(policy: PreTrainedModel, encoder: Encoder, validation: EncodedRows) -> list[ReadText]:
+    """How the policy reads the first validation demonstrations that were not cut."""
+    policy.eval()
+    rows = validation.table.head(4 * KEPT)
+    texts = fitting_texts(encoder, list(zip(rows.prompt, rows.response, strict=True)), KEPT)
+    if not texts:
+        return []
+    batch = encoded(encoder, texts, encoder.pad_token_id).to(policy.device)
+    values = policy_readings(policy, batch)
+    return [ReadText(*text, value) for text, value in zip(texts, values, strict=True)]
 
 
 def _sampler(

@@ -19,6 +19,16 @@ from rlhf_core.settings.gate import Check, GateSettings
 
 SCORECARD = "scorecard.json"
 
+CAUSES_OF = {
+    "swapped_labels": "labels_swapped",
+    "accuracy": "chance",
+    "no_better_than_length": "length_biased",
+    "finite_scores": "bad_reward",
+    "constant_scores": "read_out",
+    "extreme_scores": "scores_extreme",
+}
+"""The cause of each failed check, as the sentinel's table names it."""
+
 FEWEST_PROMPTS = 20
 """Held-out prompts below which an accuracy says nothing: its interval would be made up."""
 
@@ -147,6 +157,9 @@ class Gate:
         for check, verdict, finding in verdicts:
             refused = check == "finite_scores" or getattr(self.settings, check) == "refuse"
             if verdict == "failed" and refused:
-                raise TrainingStopped(f"PPO did not start: {finding}.")
+                raise TrainingStopped(
+                    f"PPO did not start: {finding}.",
+                    {"alarm": check, "step": 0, "cause": CAUSES_OF[check], "symptom": finding},
+                )
             if verdict in ("failed", "unclear"):
                 self.notice(f"the gate before PPO: {finding} ({verdict})")

@@ -5,10 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean, median, pstdev
 from typing import Any, NoReturn
 
-import torch
 from torch import Tensor
 
-from rlhf_core.errors import TrainingStopped
 from rlhf_core.sentinel.diagnosis import sentence, stop
 from rlhf_core.settings.sentinel import SentinelSettings
 from rlhf_core.training.first_bad import Bad
@@ -261,16 +259,6 @@ class Guard:
 
     def _push(self, name: str, value: float) -> None:
         self.numbers["windows"][name] = [*self._window(name), value][-self.settings.window :]
-
-
-def check_finite_weights(network: torch.nn.Module, name: str) -> None:
-    """Raise TrainingStopped where a tensor that is to be published is not finite."""
-    for key, tensor in network.state_dict().items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise TrainingStopped(
-                f"{name} is not published: its weight {key} is not finite. Lower the learning "
-                "rate, or look for extreme rows."
-            )
 
 
 def _part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ Each check stops the run with the number it found: a rising reward curve is no e
 this is right (specification, sections 3.12 and 6.1).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,18 +12,24 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from rlhf_core.batches import Sequences, SpecialTokens
-from rlhf_core.errors import TrainingStopped
 from rlhf_core.maths.logprobs import taken_logprobs
 from rlhf_core.maths.rewards import kl_estimates
 from rlhf_core.models import ScalarModel, dropout_rates
+from rlhf_core.sentinel.alarms import LOW_PRECISION
+from rlhf_core.sentinel.diagnosis import refuse
+from rlhf_core.sentinel.evidence import Evidence
+from rlhf_core.sentinel.signatures import likely_cause
 from rlhf_core.settings.ppo import PpoSettings
 from rlhf_core.training.ppo_metrics import surprisal_z
+from rlhf_core.training.rollout_rules import explain_rewards, rule_errors
+from rlhf_core.training.rollout_signals import end_z
 from rlhf_core.training.rollouts import (
     PpoModels,
     Rollout,
     policy_distribution,
     values_before,
 )
+from rlhf_core.training.sampler_examination import examine_sampler
 
 KL_TOLERANCE = 1e-3
 """Sequence KL in nats of a policy that has not moved, in float32 (section 3.10)."""
@@ -36,6 +42,10 @@ MOST_SURPRISAL_Z = 6.0
 FEWEST_ENDED = 0.5
 """Share of the reference's responses that end by themselves; below it PPO would mostly learn from
 the missing-EOS score (section 6.1 wishes 0.8)."""
+SAMPLER_GAP = 1e-3
+"""Mean difference of a log-probability in float32 between sampler and trainer; 1e-6 is usual."""
+RULE_TOLERANCE = 1e-3
+"""Relative error of a sum of rewards in float32."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +66,8 @@ def check_before_ppo(
     models: PpoModels, rollout: Rollout, settings: PpoSettings, special: SpecialTokens
 ) -> Preflight:
     """Measure a first rollout of the untouched policy; raise TrainingStopped where one is wrong."""
+    if special.pad in special.end:
+        refuse(f"token {special.pad} both pads and ends", "pad_is_end")
     check_no_dropout(models)
     if models.value_model is not None:
         check_causal_values(models.value_model, rollout, models.policy.config.vocab_size)
@@ -70,38 +82,82 @@ def check_before_ppo(
         score_deviation=float(rollout.raw_scores.std()),
         missing_eos_score=missing_eos_score(rollout, settings),
     )
-    _refuse(
-        abs(found.kl_to_reference) > KL_TOLERANCE,
-        f"the policy is {found.kl_to_reference:.4f} nats a response away from the reference it is "
-        "a copy of: the reference is another model, or one of the two has dropout on.",
-    )
-    _refuse(
-        found.ratio_error > RATIO_TOLERANCE,
-        f"a second pass over the first rollout gives ratios {found.ratio_error:.2e} away from 1: "
-        "rollout and update do not compute the same log-probabilities.",
-    )
-    _refuse(
-        abs(found.surprisal_z) > MOST_SURPRISAL_Z,
-        f"sampled tokens are {found.surprisal_z:+.1f} standard errors more surprising than the "
-        "policy's entropy: the sampler draws from another distribution than the log-probabilities "
-        "are taken of.",
-    )
-    _refuse(
-        found.padding_error > PADDING_TOLERANCE,
-        f"padding changes a log-probability, value or score by {found.padding_error:.2e}: "
-        "attention mask or position ids are not used by this model.",
-    )
-    _refuse(
-        found.ended_share < FEWEST_ENDED,
-        f"only {found.ended_share:.0%} of the SFT policy's responses end within "
-        "model.max_response_tokens: raise it, or train SFT longer on shorter responses.",
-    )
+    kl_is_off = abs(found.kl_to_reference) > KL_TOLERANCE
+    if kl_is_off:
+        refuse(
+            f"the policy is {found.kl_to_reference:.4f} nats a response away from the reference "
+            "it is a copy of",
+            "another_reference",
+        )
+    if found.ratio_error > RATIO_TOLERANCE:
+        refuse(
+            f"a second pass over the first rollout gives ratios {found.ratio_error:.1e} off 1",
+            "paths_differ",
+        )
+    _check_rules(rollout, settings, special)
+    _check_sampler(models, rollout, settings, special, found)
+    if found.padding_error > PADDING_TOLERANCE:
+        refuse(
+            f"padding changes a log-probability, value or score by {found.padding_error:.2e}",
+            "positions_or_mask",
+        )
+    if found.ended_share < FEWEST_ENDED:
+        refuse(
+            f"only {found.ended_share:.0%} of the SFT policy's responses end within "
+            "model.max_response_tokens",
+            "sft_does_not_end",
+        )
     return found
 
 
-def _refuse(wrong: bool, reason: str) -> None:  # noqa: FBT001 - reads as a sentence
-    if wrong:
-        raise TrainingStopped(f"PPO did not start: {reason}")
+def _check_rules(rollout: Rollout, settings: PpoSettings, special: SpecialTokens) -> None:
+    """Raise TrainingStopped where the first rollout breaks a rule that each has to keep."""
+    errors = rule_errors(rollout, settings, special, kl_coef=settings.kl_coef)
+    worst = max(errors.values())
+    if worst <= RULE_TOLERANCE:
+        return
+    facts = errors | explain_rewards(rollout, settings, kl_coef=settings.kl_coef)
+    symptom = f"a rule that every rollout has to keep is broken by {worst:.2g}"
+    refuse(symptom, _cause({"broken_rules"}, facts))
+
+
+def _check_sampler(
+    models: PpoModels,
+    rollout: Rollout,
+    settings: PpoSettings,
+    special: SpecialTokens,
+    found: Preflight,
+) -> None:
+    """Raise TrainingStopped where the sampler draws from another distribution than is trained."""
+    gap = float(
+        (rollout.sampler_logprobs - rollout.old_logprobs)[rollout.response_mask].abs().mean()
+    )
+    is_low = next(models.policy.parameters()).dtype != torch.float32
+    ends = end_z(rollout)
+    surprise = f"{found.surprisal_z:+.1f} standard errors more surprising than the policy's entropy"
+    signs = {
+        "surprisal_z": (
+            abs(found.surprisal_z) > MOST_SURPRISAL_Z,
+            f"sampled tokens are {surprise}",
+        ),
+        "end_z": (
+            abs(ends) > MOST_SURPRISAL_Z,
+            f"{ends:+.1f} standard errors more responses end than the distributions promise",
+        ),
+        "sampler_gap": (
+            gap > SAMPLER_GAP * (LOW_PRECISION if is_low else 1.0),
+            f"the sampler's log-probabilities are {gap:.1e} away from those that are trained on",
+        ),
+    }
+    raised = {name: said for name, (is_raised, said) in signs.items() if is_raised}
+    if raised:
+        facts = examine_sampler(models, rollout, settings, special) | {"sampler_gap": gap}
+        refuse(next(iter(raised.values())), _cause(set(raised), facts))
+
+
+def _cause(raised: set[str], facts: Mapping[str, float]) -> str:
+    """What the signs of the first rollout point to."""
+    return likely_cause(Evidence(0, {}, {}, facts, {}, frozenset(raised))).name
 
 
 def missing_eos_score(rollout: Rollout, settings: PpoSettings) -> float:
@@ -121,7 +177,8 @@ def check_no_dropout(models: PpoModels) -> None:
     """Raise TrainingStopped where a module of any of the models would drop anything."""
     for name, model in models.by_name().items():
         dropping = [module for module in model.modules() if dropout_rates(module)]
-        _refuse(bool(dropping), f"{name} has {len(dropping)} modules with dropout on (P20).")
+        if dropping:
+            refuse(f"{name} has {len(dropping)} modules with dropout on", "dropout")
 
 
 @torch.no_grad()
@@ -180,8 +237,5 @@ def check_causal_values(value_model: ScalarModel, rollout: Rollout, vocabulary: 
     other = Sequences(batch.prompt_ids, batch.prompt_mask, changed, batch.response_mask)
     before = values_before(value_model, batch)[0, : at + 1]
     after = values_before(value_model, other)[0, : at + 1]
-    _refuse(
-        float((before - after).abs().max()) > PADDING_TOLERANCE,
-        f"the value of the state before token {at} changes with that token: the value model reads "
-        "the wrong column, or does not mask the future.",
-    )
+    if float((before - after).abs().max()) > PADDING_TOLERANCE:
+        refuse(f"the value of the state before token {at} changes with that token", "value_late")

@@ -423,6 +423,8 @@ def test_a_policy_that_goes_too_far_stops_the_stage(chain, tmp_path):
     limits = PpoSentinelSettings(kl_to_reference={"stop": 0.02})
     with pytest.raises(TrainingStopped, match=r"PPO stopped at update \d: .*\(limit 0\.01\)"):
         make(chain, tmp_path / "ppo", learning_rate=0.1, updates=5, sentinel=limits)
+    kept, sft = (load_policy(path) for path in (tmp_path / "ppo" / "last_good", chain.sft))
+    assert weights_digest(kept) == weights_digest(sft)  # no state after it was good
 
 
 def test_prompts_over_the_budget_are_refused_when_none_is_left(chain, tmp_path):

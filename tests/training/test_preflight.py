@@ -146,7 +146,7 @@ def test_a_sampler_with_another_temperature_is_refused(monkeypatch):
         return right(*args, temperature=0.7, **others)
 
     monkeypatch.setattr(rollouts, "sample_in_batches", wrong)
-    refuses(tiny_ppo_models(), "the sampler draws from another distribution")
+    refuses(tiny_ppo_models(), "the sampler draws at another temperature")
 
 
 def test_the_score_of_a_missing_end_is_no_better_than_the_worst_twentieth():
