@@ -131,8 +131,9 @@ _TABLE = (
         "PREF-002",
         "no-preference",
         "set_aside",
-        "where all ranks are equal nothing is preferred, and the loss has no gradient",
-        "remove the row",
+        "where all ranks are equal nothing is preferred, and the loss has no gradient unless "
+        "reward_model.ties says how ties are learnt",
+        "remove the row, or keep it with reward_model.ties=half",
     ),
     Rule(
         "PREF-003",
@@ -239,7 +240,7 @@ RULES: Mapping[str, Rule] = {rule.id: rule for rule in _TABLE}
 LENGTH_RULES = frozenset({"LEN-001", "LEN-002"})
 """Their action is a setting of its own, and rows they set aside do not count against the limit."""
 
-_USABLE = frozenset({"PREF-005", "PREF-008", "DUP-001"})
+_USABLE = frozenset({"PREF-002", "PREF-005", "PREF-008", "DUP-001"})
 """The rules whose rows can be trained on as they are."""
 
 

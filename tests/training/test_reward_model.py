@@ -361,3 +361,16 @@ def test_rows_are_drawn_for_each_member_from_the_seed():
     assert torch.equal(seen, drawn_rows(10, members=3, share=0.4, seed=1))
     assert not torch.equal(seen, drawn_rows(10, members=3, share=0.4, seed=2))
     assert drawn_rows(3, members=2, share=0.01, seed=1).sum(dim=1).tolist() == [1, 1]
+
+
+def test_rows_of_ties_alone_pull_scores_together_where_ties_are_learnt(tmp_path):
+    reward_model = fresh(tmp_path)
+    rows = Rankings(PAIRS.prompts, PAIRS.responses, [[1, 1]] * 32)
+
+    def spread():
+        found = compare(RewardModel([reward_model]), PAIRS, special=SPECIAL, batch_size=8)
+        return float((found.better - found.worse).abs().mean())
+
+    before = spread()
+    train(reward_model, rows, ties="half", epochs=4)
+    assert spread() < before / 2
