@@ -27,8 +27,12 @@ class WeightAverage(Generic[Network]):
     def begin(self) -> None:
         """Start at the weights of now, unless a checkpoint has brought an average back."""
         if not self.tensors:
-            now = trained_tensors(self.network)
-            self.tensors.update({name: tensor.clone() for name, tensor in now.items()})
+            self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """Start at the weights of now: they were put back, and the average followed bad ones."""
+        now = trained_tensors(self.network)
+        self.tensors.update({name: tensor.clone() for name, tensor in now.items()})
 
     def follow(self) -> None:
         """Move towards the weights of now; called after every step of the optimizer."""

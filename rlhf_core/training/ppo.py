@@ -100,7 +100,7 @@ def train_ppo(
             average.begin()
         plan = enumerate(zip(batches, texts, strict=True))
         for update, (batch, of_text) in islice(plan, state.done, settings.updates):
-            kl_coef = controller["kl_coef"]
+            kl_coef, returns = controller["kl_coef"], watch.guard.numbers["returns"]
             started = time.monotonic()
             rows = batch[accelerator.process_index :: accelerator.num_processes]
             rollout_seed = _seed(seed, update, accelerator.process_index)
@@ -149,6 +149,8 @@ def train_ppo(
             if is_good:
                 watch.optimized(update + 1, rollout, metrics)
                 _adapt(controller, metrics["kl_to_reference"], settings)
+            if average is not None and watch.guard.numbers["returns"] > returns:
+                average.begin_anew()
             state.step_done(update + 1, is_last=update + 1 == settings.updates)
     return metrics | watch.finish()
 

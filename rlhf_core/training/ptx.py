@@ -1,5 +1,6 @@
 """PPO-ptx: the gradient of plain text, added to PPO's before the step (section 3.7)."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -71,6 +72,8 @@ class PtxTerm:
         if self.settings.grad_norm_ratio is None:
             assert self.settings.coef is not None, "the settings require one of the two"
             return self.settings.coef
+        if not math.isfinite(ppo_norm + text_norm):
+            return self.settings.grad_norm_ratio  # of a step that is not taken
         for name, norm in {"ppo_norm": ppo_norm, "text_norm": text_norm}.items():
             before = self.numbers.get(name, norm)
             self.numbers[name] = KEPT_OF_NORMS * before + (1 - KEPT_OF_NORMS) * norm

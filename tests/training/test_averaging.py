@@ -5,6 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from rlhf_core.models import with_lora
+from rlhf_core.scorers import Scorer
 from rlhf_core.settings.base import LoraSettings
 from rlhf_core.training.averaging import WeightAverage
 from rlhf_core.training.trained import trained_tensors
@@ -61,3 +62,20 @@ def test_a_step_of_the_value_model_alone_is_none_of_the_policy():
     train(models, average=average, updates=2, value_warmup_updates=1, ppo_epochs=1)
     followed = average.averaged().lm_head.weight
     assert not torch.equal(followed, models.policy.lm_head.weight)
+
+
+def test_where_the_guard_puts_good_weights_back_the_average_begins_there_anew(monkeypatch):
+    models = tiny_ppo_models()
+    average = WeightAverage(models.policy, 0.5)
+    judge, alike = Scorer.judge, []
+
+    def broken_three_times(self, *given, **settings):
+        weight = models.policy.lm_head.weight.detach()
+        alike.append(torch.equal(average.tensors["lm_head.weight"], weight))
+        found = judge(self, *given, **settings)
+        return found._replace(scores=found.scores * torch.nan) if len(alike) in (2, 3, 4) else found
+
+    monkeypatch.setattr(Scorer, "judge", broken_three_times)
+    train(models, average=average, updates=6)
+    # It lags behind what moved in the first update, until the third bad rollout in a row.
+    assert alike == [True, False, False, False, True, False]

@@ -12,10 +12,13 @@ from rlhf_core.errors import UserError
 from rlhf_core.report import ignore
 from rlhf_core.reward_models import RewardModel
 from rlhf_core.settings.ppo import PpoSettings
+from rlhf_core.settings.ptx import PtxSettings
 from rlhf_core.settings.reward_model import RewardModelSettings
 from rlhf_core.settings.sft import SftSettings
+from rlhf_core.training.averaging import WeightAverage
 from rlhf_core.training.demonstrations import Demonstrations
 from rlhf_core.training.ppo import train_ppo
+from rlhf_core.training.ptx import PtxTerm
 from rlhf_core.training.ranked import Rankings
 from rlhf_core.training.reward_model import train_reward_model
 from rlhf_core.training.sft import train_sft
@@ -69,9 +72,31 @@ def reward_model_weights(accelerator: Accelerator) -> list[torch.Tensor]:
     return list(model.parameters())
 
 
-def ppo_weights(accelerator: Accelerator, **changes: int) -> list[torch.Tensor]:
-    """Parameters of a policy and a value model after two updates, one below the other."""
+TEXT = [[3 + i % 9] * (2 + i % 4) + [1] for i in range(7)]
+
+
+def text_gradients(accelerator: Accelerator) -> list[torch.Tensor]:
+    """Of 7 examples of unequal length, which two processes share unevenly."""
+    policy = tiny_policy()
+    settings = PtxSettings(coef=2.0, micro_batch_size=3)
+    PtxTerm(TEXT, settings, PAD).add_gradients(accelerator, policy, policy, range(7))
+    return [parameter.grad for parameter in policy.parameters()]
+
+
+EVERYTHING = {
+    "loss_reduction": "sequence_sum",
+    "dual_clip": 3.0,
+    "scale_scores": True,
+    "whiten_advantages": "mini_batch",
+    "ptx": PtxSettings(grad_norm_ratio=0.5),
+    "ema_decay": 0.9,
+}
+
+
+def ppo_weights(accelerator: Accelerator, **changes: object) -> list[torch.Tensor]:
+    """Parameters of a policy, a value model and the policy's average after two updates."""
     models = tiny_ppo_models()
+    average = WeightAverage(models.policy, 0.9)
     train_ppo(
         models,
         [[3 + i % 9, 4 + i % 8] for i in range(16)],
@@ -85,8 +110,11 @@ def ppo_weights(accelerator: Accelerator, **changes: int) -> list[torch.Tensor]:
         missing_eos_score=-1.0,
         seed=1,
         accelerator=accelerator,
+        average=average,
+        text=TEXT,
     )
-    return [*models.policy.parameters(), *models.value_model.parameters()]
+    averaged = average.averaged().parameters()
+    return [*models.policy.parameters(), *models.value_model.parameters(), *averaged]
 
 
 def train_all(accelerator: Accelerator) -> dict[str, list[torch.Tensor]]:
@@ -94,7 +122,9 @@ def train_all(accelerator: Accelerator) -> dict[str, list[torch.Tensor]]:
         "gradients of one batch": policy_gradients(accelerator, batch_size=32),
         "gradients of a short last batch": policy_gradients(accelerator, batch_size=8),
         "reward model": reward_model_weights(accelerator),
+        "gradients of plain text": text_gradients(accelerator),
         "ppo": ppo_weights(accelerator),
+        "ppo with everything": ppo_weights(accelerator, **EVERYTHING),
     }
 
 
@@ -107,7 +137,7 @@ def test_two_processes_train_as_one_does(tmp_path):
     for name, weights in alone.items():
         for index, weight in enumerate(weights):
             assert torch.equal(first[name][index], second[name][index]), name
-            if name != "ppo":  # whose processes draw responses of their own
+            if not name.startswith("ppo"):  # whose processes draw responses of their own
                 # float32 sums in another order
                 assert_close(first[name][index], weight.detach(), atol=1e-5, rtol=0, msg=name)
 

@@ -74,6 +74,15 @@ def test_a_weight_by_ratio_makes_the_texts_gradient_as_long_as_was_asked():
     assert later["ptx_coef"] == pytest.approx(1.2 * metrics["ptx_coef"], rel=1e-4)
 
 
+def test_a_gradient_that_is_no_number_is_not_remembered():
+    policy = tiny_policy()
+    term = PtxTerm(EXAMPLES, PtxSettings(grad_norm_ratio=0.5), PAD)
+    _, before = added(policy, term, ones(policy))
+    added(policy, term, [torch.nan * grad for grad in ones(policy)])  # a step that is skipped
+    _, after = added(policy, term, ones(policy))
+    assert after["ptx_coef"] == pytest.approx(before["ptx_coef"], rel=1e-5)
+
+
 def test_a_weight_without_a_gradient_of_ppo_gets_that_of_the_text():
     policy = tiny_policy()
     policy.zero_grad()
