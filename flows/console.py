@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from rlhf_core.errors import RlhfError
+from tasks.commits import thread_note
 from tasks.plan import PlannedStage
 from tasks.store_care import StoredArtifact
 
@@ -77,6 +78,9 @@ def show_plan(planned: Sequence[PlannedStage]) -> None:
         rows.append([plan.stage, plan.action, because[0]])
         rows += [["", "", line] for line in because[1:]]
     show_table(["stage", "would", "because"], rows)
+    note = thread_note(plan.commit for plan in planned if plan.commit is not None)
+    if note is not None:
+        click.echo(f"\n{note}")
 
 
 def show_artifacts(artifacts: Sequence[StoredArtifact]) -> None:

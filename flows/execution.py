@@ -10,7 +10,7 @@ import click
 from flows import console
 from rlhf_core.settings.base import Stage
 from rlhf_core.settings.recipe import Recipe
-from tasks.commits import reused_facts
+from tasks.commits import reused_facts, thread_note
 from tasks.environment import (
     CHECKPOINT_VARIABLE,
     check_store_room,
@@ -64,6 +64,9 @@ def execute(
         console.show_json(record)
         return
     console.show_run(record, _places(record))
+    note = thread_note(plan.commit for plan in planned if plan.commit is not None)
+    if note is not None:
+        click.echo(f"\n{note}")
     if record["run_id"] is None:
         count = {5: "five"}.get(len(planned), str(len(planned)))
         click.echo(

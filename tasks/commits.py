@@ -1,6 +1,7 @@
 """What the store already holds: the finished result of a job, if every byte of it is there."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from rlhf_core.artifacts import read_provenance, verify_artifact
@@ -48,6 +49,29 @@ def committed_handle(store: Store, commit: Mapping[str, Any]) -> Handle:
     )
 
 
+def thread_note(commits: Iterable[Mapping[str, Any]]) -> str | None:
+    """A sentence where reused results were made with another number of threads than this run has.
+
+    That decides of nothing but the last bits of a number, so nothing runs again for it. What this
+    run has is known where OMP_NUM_THREADS says so.
+    """
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    if not given.isdecimal():
+        return None
+    others = {
+        commit["stage"]: commit["machine"]["threads"]
+        for commit in commits
+        if commit.get("machine", {}).get("threads", int(given)) != int(given)
+    }
+    if not others:
+        return None
+    made = ", ".join(f"{stage} with {threads}" for stage, threads in others.items())
+    return (
+        f"Made with another number of torch threads than this run's {given}: {made}. They are "
+        "reused; made again here they need not be the same bit for bit."
+    )
+
+
 def reused_facts(store: Store, commit: Mapping[str, Any]) -> dict[str, Any]:
     """What the record of a pipeline run says of a stage whose result was made before."""
     run_id = commit["runs"]["mlflow_run"]
@@ -64,6 +88,7 @@ def reused_facts(store: Store, commit: Mapping[str, Any]) -> dict[str, Any]:
             "at": commit["ended_at"],
             "seconds": commit["seconds"],
             "recipe": commit["recipe"],
+            "threads": commit.get("machine", {}).get("threads"),
             "pipeline_run": commit["runs"]["mlflow_pipeline_run"],
         },
     }

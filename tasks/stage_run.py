@@ -3,7 +3,6 @@
 The order is that of a safe publish: payload, manifest, rename, commit record, MLflow, handle.
 """
 
-import errno
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,8 +17,8 @@ from prefect.logging import get_run_logger
 
 from rlhf_core.artifacts import MANIFEST, REMADE, Artifact, verify_artifact
 from rlhf_core.checkpoints import Checkpoints
-from rlhf_core.errors import ArtifactError, MemoryExhausted, StorageError, TrainingStopped
-from rlhf_core.folders import pretty_json, system_faults_told
+from rlhf_core.errors import ArtifactError, TrainingStopped
+from rlhf_core.folders import pretty_json
 from rlhf_core.recipes import dump_recipe
 from rlhf_core.report import Report
 from rlhf_core.sentinel.diagnosis import DIAGNOSIS, LAST_GOOD
@@ -32,11 +31,11 @@ from tasks.continuations import (
 )
 from tasks.datasets import raw_files_of, tables_of, tables_read
 from tasks.environment import checkpoint_seconds
+from tasks.faults import memory_faults_named, storage_faults_named
 from tasks.handles import Handle, PipelineRun, StageJob
 from tasks.heartbeat import beating
 from tasks.lineage import trace_folder
 from tasks.lineage_page import lineage_page
-from tasks.memory import how_to_need_less, memory_now, ran_out_of_memory
 from tasks.openlineage import export_stage
 from tasks.pages import LINEAGE_PAGE, RECIPE, stage_description, stage_page
 from tasks.pipeline import end_state, note_stage, prefect_ids, run_tags
@@ -64,8 +63,6 @@ SHOWN_FILES = (
 )
 """Payload files that people look at; MLflow gets a copy."""
 
-_FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
-
 
 def run_stage(job: StageJob, pipeline: PipelineRun, make: Make) -> Handle:
     """Compute the job's artifact, publish it, and link it to what it was made from."""
@@ -89,10 +86,10 @@ def run_stage(job: StageJob, pipeline: PipelineRun, make: Make) -> Handle:
             parent_run_id=pipeline.run_id,
             journal=journal,
         ) as run,
-        _storage_faults_named(store),
+        storage_faults_named(store),
     ):
         pages = _log_beginning(run, job, inputs)
-        with _memory_faults_named(job, run), _diagnosis_kept(job, run, store):
+        with memory_faults_named(job, run), _diagnosis_kept(job, run, store):
             metrics = _compute(job, pipeline.run_id, run, store, make)
         for handle in job.inputs.values():
             _open_input(handle)  # what was read is what was checked
@@ -253,24 +250,6 @@ def _noted(job: StageJob, pipeline: PipelineRun) -> Iterator[None]:
 
 
 @contextmanager
-def _memory_faults_named(job: StageJob, run: TrackedRun) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        if not ran_out_of_memory(error):
-            raise
-        memory = memory_now()
-        sizes = f"it uses {memory.used:,} bytes" if memory.used else "what it uses is not known"
-        if memory.limit is not None:
-            sizes += f" and may have {memory.limit:,}"
-        words = str(error).strip().splitlines() or [type(error).__name__]
-        raise MemoryExhausted(
-            f"Stage '{job.stage}' ran out of memory at step {run.last_step + 1} ({words[0]}); "
-            f"{sizes}. {how_to_need_less(job.stage, job.settings[job.stage])}"
-        ) from error
-
-
-@contextmanager
 def _diagnosis_kept(job: StageJob, run: TrackedRun, store: Store) -> Iterator[None]:
     """Where the guard stops training, its verdict stands in the work folder and on the run.
 
@@ -295,18 +274,3 @@ def _diagnosis_kept(job: StageJob, run: TrackedRun, store: Store) -> Iterator[No
         run.log_json(DIAGNOSIS, document)
         run.set_tags({"diagnosis": verdict})
         raise TrainingStopped(f"{verdict} {places}.", document) from stopped
-
-
-@contextmanager
-def _storage_faults_named(store: Store) -> Iterator[None]:
-    try:
-        with system_faults_told():
-            yield
-    except OSError as error:
-        if error.errno not in _FULL_DISK:
-            raise
-        raise StorageError(
-            f"The store {store.folder} cannot be written: {error.strerror} "
-            f"({error.filename or 'no file named'}). Free space or choose another folder with "
-            "--store; what was published before is kept."
-        ) from error

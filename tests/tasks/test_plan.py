@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from rlhf_core.recipes import load_recipe
+from rlhf_core.records import write_record
 from rlhf_core.settings.base import STAGES
+from tasks.commits import thread_note
 from tasks.fingerprints import code_digests
 from tasks.plan import plan_recipe
 from tasks.store import Store
@@ -38,7 +40,7 @@ def test_a_new_store_has_nothing_to_reuse(tiny_recipe, tmp_path):
 def test_a_changed_setting_is_named_with_both_values(tiny_recipe, store):
     plan = planned(tiny_recipe, store, "ppo.kl_coef=0.07", "ppo.lora={rank: 4}")
     assert {stage for stage, what in plan.items() if what[0] == "run"} == {"ppo", "evaluation"}
-    assert plan["ppo"][1] == "ppo.kl_coef: 0.05 -> 0.07"
+    assert "ppo.kl_coef: 0.05 -> 0.07" in plan["ppo"]
     assert "ppo.lora.rank: none -> 4" in plan["ppo"]
     assert plan["evaluation"] == [
         "run",
@@ -100,6 +102,22 @@ def test_a_table_that_a_stage_does_not_read_may_change_under_it(tiny_recipe, sto
 
     assert {stage for stage, what in plan.items() if what[0] == "run"} == {"evaluation"}
     assert plan["evaluation"][1].startswith("input data/prompts-evaluation: ")
+
+
+def test_another_number_of_threads_is_said_once_and_runs_nothing(tiny_recipe, store, monkeypatch):
+    key = next(store.commits.glob("sft-*.json")).stem
+    write_record(
+        store.commits / f"{key}.json", store.read_commit(key) | {"machine": {"threads": 8}}
+    )
+    plans = plan_recipe(load_recipe(tiny_recipe), store)
+    assert {plan.action for plan in plans} == {"reuse"}
+    commits = [plan.commit for plan in plans]
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert "than this run's 2: sft with 8." in str(thread_note(commits))
+    monkeypatch.setenv("OMP_NUM_THREADS", "8")
+    assert thread_note(commits) is None
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert thread_note(commits) is None  # torch alone would know
 
 
 def test_work_in_progress_is_continued(tiny_recipe, store):
