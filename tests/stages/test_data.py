@@ -398,3 +398,30 @@ def test_who_wrote_the_demonstrations_is_kept_with_their_file(tmp_path):
 def test_a_teacher_without_a_name_is_refused():
     with pytest.raises(ValueError, match="name the teacher model"):
         OriginSettings(by="teacher")
+
+
+@needs_shared_data
+def test_long_public_prompts_are_cut_to_the_budget_and_end_as_the_template_does(tmp_path):
+    base = str(SHARED / "models" / "stories260K")
+    model = ModelSettings(
+        base=base,
+        prompt_template="{prompt}\n\nAnswer:",
+        max_prompt_tokens=128,
+        max_response_tokens=512,
+    )
+    source = {"source": str(SHARED / "demonstrations" / "p3_t0_sample.jsonl.gz"), "limit": 300}
+    made = make(
+        tmp_path / "out",
+        model,
+        demonstrations=source,
+        long_prompts="cut",
+        max_too_long_share=1.0,
+        max_set_aside_share=0.2,
+    )
+    tokenizer = Tokenizer.from_file(f"{base}/tokenizer.json")
+    splits = ("train", "validation")
+    prompts = [p for split in splits for p in read_demonstrations(tmp_path / "out", split).prompt]
+    lengths = [len(tokenizer.encode(f"{prompt}\n\nAnswer:").ids) for prompt in prompts]
+    assert made["too_long"] > 100
+    assert max(lengths) <= 128
+    assert sum(length > 100 for length in lengths) > 30  # no more was taken than had to be

@@ -1,14 +1,20 @@
 """Demonstrations that share a row are learnt as if each stood alone."""
 
+import gzip
+import json
+
 import pytest
 import torch
 from torch.testing import assert_close
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from rlhf_core.batches import Encoder
 from rlhf_core.errors import ModelError
+from rlhf_core.pretrained import load_policy, load_tokenizer
+from rlhf_core.settings.model import ModelSettings
 from rlhf_core.training.demonstrations import Demonstrations
 from rlhf_core.training.sft_loss import Targets, check_packing, packed_logprobs
-from tests.tiny_models import PAD, tiny_policy
+from tests.tiny_models import PAD, STORIES, tiny_policy
 
 ROWS = Demonstrations(
     [[3], [4, 5, 6], [7, 8], [9, 10], [3, 4]],
@@ -94,3 +100,30 @@ def test_only_targets_count_packed_or_not():
     assert [part.weight for part in parts] == [6, 6]  # 2 of 4, 3 of 5, 1 of 2
     assert_close(parts[0].loss, parts[1].loss, atol=1e-5, rtol=0)
     assert_close(one.loss, -(each[0] + each[2]) / 2, atol=1e-5, rtol=0)
+
+
+@pytest.mark.skipif(
+    not STORIES.is_dir(), reason="the folder of public data beside the repository is not here"
+)
+def test_a_real_model_learns_the_same_from_packed_instructions():
+    model = ModelSettings(base=str(STORIES), max_prompt_tokens=96, max_response_tokens=96)
+    encoder = Encoder(load_tokenizer(STORIES), model)
+    path = STORIES.parents[1] / "demonstrations" / "self_instruct_seed.jsonl.gz"
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        texts = [json.loads(line) for line in file]
+    asked, answers = ([text[name].strip() for text in texts] for name in ("prompt", "response"))
+    prompts, responses = encoder.prompts(asked), encoder.responses(asked, answers)
+    fitting = encoder.fitting(prompts, responses)[:12]
+    rows = Demonstrations([prompts[row] for row in fitting], [responses[row] for row in fitting])
+    policy = load_policy(STORIES).eval()
+    found = []
+    for packing in (False, True):
+        policy.zero_grad()
+        targets = Targets(rows, encoder.pad_token_id, CPU, packing=packing)
+        part = targets.part(policy, list(range(len(fitting))))
+        part.loss.backward()
+        found.append((part, torch.cat([w.grad.flatten() for w in policy.parameters()])))
+    (bare, gradient), (packed, packed_gradient) = found
+    assert bare.weight == packed.weight > 100
+    assert_close(packed.loss, bare.loss, atol=1e-5, rtol=0)
+    assert_close(packed_gradient, gradient, atol=1e-5, rtol=0)  # float32, entries up to 1
