@@ -27,7 +27,7 @@ from rlhf_core.settings.sentinel import PpoSentinelSettings
 from rlhf_core.stages.evaluation import make_evaluation
 from rlhf_core.stages.ppo import make_ppo
 from rlhf_core.stages.reward_model import make_reward_model
-from rlhf_core.tables import read_prompts, write_table
+from rlhf_core.tables import read_preferences, read_prompts, write_table
 from rlhf_core.training.ppo import train_ppo
 from rlhf_core.training.ppo_course import kept_policies
 from rlhf_core.training.ppo_models import load_models, said_of_bodies
@@ -456,12 +456,41 @@ def test_functions_alone_pay_without_a_reward_model(chain, tmp_path):
 
 
 def test_a_reward_model_of_swapped_labels_is_refused_before_any_step(chain, tmp_path):
+    data, other = tmp_path / "data", tmp_path / "reward_model"
+    shutil.copytree(chain.data, data)
+    rows = read_preferences(data, "validation").to_dict("records")
+    swapped = [row | {"ranks": [3 - rank for rank in row["ranks"]]} for row in rows]
+    write_table(data, "preferences", "validation", swapped)
+    other.mkdir()
+    summary = make_reward_model(
+        RewardModelSettings(epochs=2, learning_rate=0.003, batch_size=16),
+        chain.model,
+        data=data,
+        sft=chain.sft,
+        out_dir=other,
+        report=ignore,
+        seed=1,
+    )
+    assert summary["accuracy"] < 0.1
+    with pytest.raises(
+        TrainingStopped, match="chosen and rejected are probably swapped"
+    ) as stopped:
+        make(chain, tmp_path / "ppo", reward_model=other)
+    assert stopped.value.exit_code == 3
+    assert not (tmp_path / "ppo" / "history.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    "number,reason", [(torch.nan, "not finite"), (torch.inf, "not finite"), (1e30, "over ppo")]
+)
+def test_a_reward_model_whose_scores_are_no_scores_is_refused(number, reason, chain, tmp_path):
     other = tmp_path / "reward_model"
     shutil.copytree(chain.reward_model, other)
-    card = json.loads((other / "scorecard.json").read_text())
-    card |= {"accuracy": 0.1, "accuracy_low": 0.05, "accuracy_high": 0.15}
-    (other / "scorecard.json").write_text(json.dumps(card))
-    with pytest.raises(TrainingStopped, match="probably swapped"):
+    broken = load_scalar_model(chain.reward_model)
+    with torch.no_grad():
+        broken.head.bias.fill_(number)
+    broken.model.save_pretrained(other)  # as ours would not
+    with pytest.raises(TrainingStopped, match=f"PPO did not start: .*{reason}"):
         make(chain, tmp_path / "ppo", reward_model=other)
     assert not (tmp_path / "ppo" / "history.jsonl").exists()
 
