@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from rlhf_core.chat import ChatCodec
 from rlhf_core.dialogues import Message
@@ -22,13 +23,19 @@ class ChatPreflight:
     here it is text, and so the ids differ by intent."""
 
 
-def check_chat(codec: ChatCodec, conversations: Sequence[Sequence[Message]]) -> ChatPreflight:
+def check_chat(
+    codec: ChatCodec,
+    conversations: Sequence[Sequence[Message]],
+    *,
+    answers: Literal["last", "every"] = "every",
+) -> ChatPreflight:
     """Raise ModelError, with the fault of the template named, unless all of this holds.
 
     The token that ends a turn exists, is learnt, and does not pad. A message's text stands in the
-    rendered conversation as it is. A conversation as a whole begins, at each of its answers, with
-    the very ids from which that answer is generated. The ids of the splice are those that the
-    tokenizer gives for the rendered text, as servers encode it.
+    rendered conversation as it is. A conversation as a whole begins, at each answer that is learnt,
+    with the very ids from which that answer is generated: at `every` one of a conversation, or at
+    the `last`, since a template may render earlier turns otherwise. The ids of the splice are those
+    that the tokenizer gives for the rendered text, as servers encode it.
     """
     codec.template.check_on_trial()
     _check_end(codec)
@@ -36,7 +43,7 @@ def check_chat(codec: ChatCodec, conversations: Sequence[Sequence[Message]]) -> 
     chosen = conversations[:CHECKED_ROWS]
     for messages in chosen:
         _check_text(codec, messages)
-        _check_turn_by_turn(codec, messages)
+        _check_turn_by_turn(codec, messages, first=0 if answers == "every" else len(messages) - 1)
         if _writes_control(codec, messages):
             left_out += 1
         else:
@@ -73,10 +80,10 @@ def _check_text(codec: ChatCodec, messages: Sequence[Message]) -> None:
         )
 
 
-def _check_turn_by_turn(codec: ChatCodec, messages: Sequence[Message]) -> None:
+def _check_turn_by_turn(codec: ChatCodec, messages: Sequence[Message], *, first: int) -> None:
     whole = codec.whole(messages).ids
     for number, message in enumerate(messages):
-        if message["role"] != "assistant":
+        if number < first or message["role"] != "assistant":
             continue
         before = messages[:number]
         read = codec.prompt(before)
@@ -88,7 +95,8 @@ def _check_turn_by_turn(codec: ChatCodec, messages: Sequence[Message]) -> None:
                 f"token {place}, before or in answer {number}, the whole has "
                 f"{_tokens(codec, whole[place : place + 5])} and generation would have "
                 f"{_tokens(codec, answered[place : place + 5])}. A template that rewrites earlier "
-                "turns does this: mend model.chat_template, or give conversations of one answer."
+                "turns does this: mend model.chat_template, or learn the last answer alone "
+                "(sft.loss_on: response)."
             )
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -19,9 +19,16 @@ APART_SHARE = 0.1
 
 
 def checked_encoding(
-    encoder: Encoder, table: pd.DataFrame, notice: Callable[[str], None]
+    encoder: Encoder,
+    table: pd.DataFrame,
+    notice: Callable[[str], None],
+    *,
+    answers: Literal["last", "every"],
 ) -> Mapping[str, Any]:
-    """What decides the ids, after the preflight of the chat template or of the plain joint."""
+    """What decides the ids, after the preflight of the chat template or of the plain joint.
+
+    `answers` says which of a conversation's are learnt.
+    """
     found: dict[str, Any] = {
         "vocabulary_sha256": digest(encoder.tokenizer.get_vocab()),
         "end": _token(encoder, encoder.eos_token_id),
@@ -29,7 +36,7 @@ def checked_encoding(
     }
     if encoder.chat is not None:
         origin = "tokenizer" if encoder.settings.own_chat_template is None else "recipe"
-        checked = check_chat(encoder.chat, _conversations(table))
+        checked = check_chat(encoder.chat, _conversations(table), answers=answers)
         return found | {
             "chat_template": {"sha256": encoder.chat.template.sha256, "from": origin},
             "preflight": asdict(checked),

@@ -25,6 +25,7 @@ BRACKETS = (
     "{{ '[INST] ' + message['content'] | trim + ' [/INST]' }}{% else %}"
     "{{ ' ' + message['content'] | trim + eos_token }}{% endif %}{% endfor %}"
 )
+CONTENT = "{{ message['content'] +"
 REWRITTEN = "(message['role'] if loop.last or message['role'] == 'assistant' else '?') +"
 TALK = [
     {"role": "system", "content": "Be brief."},
@@ -192,6 +193,18 @@ def test_the_fault_of_a_template_is_named(broken, fault):
         return
     with pytest.raises(ModelError, match=fault):
         check_chat(codec(broken), [TALK])
+
+
+def test_a_template_that_opens_the_last_answer_otherwise_serves_the_last_answer_alone():
+    # As templates of thinking models do: the last answer opens with an empty thought.
+    thought = "{{ '<think>\n\n</think>\n\n' if message['role'] == 'assistant' and loop.last }}"
+    thinking = CHATML.replace("'\n' + message['content'] +", "'\n' }}" + thought + CONTENT)
+    encode = codec(thinking)
+    assert check_chat(encode, [TALK], answers="last").left_out == 0
+    answer = encode.tokenizer.decode(encode.answer(TALK[:4], "It is out."))
+    assert answer == "<think>\n\n</think>\n\nIt is out.<|im_end|>"
+    with pytest.raises(ModelError, match="otherwise than turn by turn"):
+        check_chat(encode, [TALK], answers="every")
 
 
 def test_a_template_that_joins_its_text_to_a_message_is_refused_with_the_tokens():

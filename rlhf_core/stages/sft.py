@@ -2,6 +2,7 @@
 
 import copy
 from pathlib import Path
+from typing import Literal
 
 import torch
 from peft import TaskType
@@ -60,7 +61,8 @@ def make_sft(
     encoder = Encoder(tokenizer, model)
     notice = _unheard if checkpoints is None else checkpoints.notice
     table = read_demonstrations(data, "train")
-    encoding = checked_encoding(encoder, table, notice)
+    answers: Literal["last", "every"] = "every" if settings.loss_on == "assistant" else "last"
+    encoding = checked_encoding(encoder, table, notice, answers=answers)
     train = encoded_rows(encoder, table, settings)
     validation = encoded_rows(encoder, read_demonstrations(data, "validation"), settings)
     learnt = _with_pretraining(settings, encoder, train.demonstrations, data, seed=seed)
