@@ -80,11 +80,36 @@ class DpoSettings(Settings):
     """How often score and KL are measured on a rollout of `rollout_batch_size` responses."""
 
 
-def without_effect(
-    algorithm: Algorithm, given: Mapping[str, Any], fields: Mapping[str, FieldInfo]
-) -> list[str]:
-    """The settings that are not at their default though the algorithm never reads them."""
-    return [name for name in WITHOUT_EFFECT[algorithm] if given[name] != _default(fields[name])]
+def check_groups(given: Mapping[str, Any]) -> None:
+    """Raise ValueError where the responses of a rollout are no whole groups of one prompt each."""
+    size = given["responses_per_prompt"]
+    if given["rollout_batch_size"] % size:
+        raise ValueError(
+            f"rollout_batch_size={given['rollout_batch_size']} is not a multiple of "
+            f"responses_per_prompt={size}: choose one that is."
+        )
+    if given["algorithm"] in GROUPED and size < 2:
+        raise ValueError(
+            f"ppo.algorithm={given['algorithm']!r} compares responses to the same prompt, of which "
+            "there is one: set ppo.responses_per_prompt to 4, say."
+        )
+
+
+def check_effects(given: Mapping[str, Any], fields: Mapping[str, FieldInfo]) -> None:
+    """Raise ValueError where a setting is not at its default and yet read by nobody."""
+    algorithm: Algorithm = given["algorithm"]
+    useless = [name for name in WITHOUT_EFFECT[algorithm] if given[name] != _default(fields[name])]
+    reason = f"ppo.algorithm={algorithm!r} never reads them"
+    if algorithm == "ppo" and given["value_network"] == "shared_trunk":
+        shared = [name for name in WITH_A_SHARED_TRUNK if given[name] != _default(fields[name])]
+        useless, reason = useless + shared, "the value head shares the policy's trunk"
+    elif algorithm == "ppo" and given["value_coef"] != _default(fields["value_coef"]):
+        useless, reason = [*useless, "value_coef"], "a separate value model is no part of a sum"
+    if algorithm in GROUPED and given["whiten_advantages"] == "mini_batch":
+        useless = [*useless, "whiten_advantages"]
+    if useless:
+        settings = ", ".join(f"ppo.{name}" for name in useless)
+        raise ValueError(f"{settings} would have no effect: {reason}. Leave it out.")
 
 
 def _default(field: FieldInfo) -> Any:

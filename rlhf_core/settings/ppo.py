@@ -4,13 +4,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from rlhf_core.settings.algorithms import (
-    GROUPED,
-    WITH_A_SHARED_TRUNK,
-    Algorithm,
-    DpoSettings,
-    without_effect,
-)
+from rlhf_core.settings.algorithms import Algorithm, DpoSettings, check_effects, check_groups
 from rlhf_core.settings.base import LoraSettings, Settings, with_usual_learning_rate
 from rlhf_core.settings.course import CourseSettings
 from rlhf_core.settings.gate import GateSettings
@@ -296,32 +290,7 @@ class PpoSettings(Settings):
         return self
 
     @model_validator(mode="after")
-    def _responses_share_their_prompts_evenly(self) -> Self:
-        if self.rollout_batch_size % self.responses_per_prompt:
-            raise ValueError(
-                f"rollout_batch_size={self.rollout_batch_size} is not a multiple of "
-                f"responses_per_prompt={self.responses_per_prompt}: choose one that is."
-            )
-        if self.algorithm in GROUPED and self.responses_per_prompt < 2:
-            raise ValueError(
-                f"ppo.algorithm={self.algorithm!r} compares responses to the same prompt, of which "
-                "there is one: set ppo.responses_per_prompt to 4, say."
-            )
-        return self
-
-    @model_validator(mode="after")
     def _every_setting_has_an_effect(self) -> Self:
-        given, fields = dict(self), type(self).model_fields
-        useless = without_effect(self.algorithm, given, fields)
-        reason = f"ppo.algorithm={self.algorithm!r} never reads them"
-        if self.algorithm == "ppo" and self.value_network == "shared_trunk":
-            shared = [name for name in WITH_A_SHARED_TRUNK if given[name] != fields[name].default]
-            useless, reason = useless + shared, "the value head shares the policy's trunk"
-        elif self.algorithm == "ppo" and self.value_coef != fields["value_coef"].default:
-            useless, reason = [*useless, "value_coef"], "a separate value model is no part of a sum"
-        if self.algorithm in GROUPED and self.whiten_advantages == "mini_batch":
-            useless = [*useless, "whiten_advantages"]
-        if useless:
-            settings = ", ".join(f"ppo.{name}" for name in useless)
-            raise ValueError(f"{settings} would have no effect: {reason}. Leave it out.")
+        check_groups(dict(self))
+        check_effects(dict(self), type(self).model_fields)
         return self

@@ -32,6 +32,7 @@ from rlhf_core.sft_epochs import write_start
 from rlhf_core.sharing import published_value_model
 from rlhf_core.stages.course import settled_course, write_course
 from rlhf_core.stages.policies import LeftPolicies, last_good_kept, left_policies
+from rlhf_core.stages.shown import sample_lines
 from rlhf_core.stages.starting import chosen_start
 from rlhf_core.tables import read_preferences, read_prompts, read_text
 from rlhf_core.training.averaging import WeightAverage
@@ -46,7 +47,7 @@ from rlhf_core.training.ppo_models import load_models, said_of_bodies
 from rlhf_core.training.preflight import check_before_ppo
 from rlhf_core.training.ptx import cut_texts
 from rlhf_core.training.ranked import encoded_rankings
-from rlhf_core.training.rollouts import PpoModels, Rollout, collect_rollout
+from rlhf_core.training.rollouts import PpoModels, collect_rollout
 from rlhf_core.training.startup import (
     check_readings,
     check_same_reference,
@@ -204,7 +205,7 @@ def make_ppo(
         _write(out_dir / "gate.json", json.dumps(verdicts, indent=2))
         _write(out_dir / SCORING, settings.scoring.model_dump_json(indent=2))
         asked = [text for text in texts for _ in range(settings.responses_per_prompt)]
-        _write(out_dir / "samples.jsonl", "\n".join(_samples(asked, shown, encoder)))
+        _write(out_dir / "samples.jsonl", "\n".join(sample_lines(asked, shown, encoder)))
         _write_models(out_dir, models, left, tokenizer)
         write_course(course, settled, models.policy, tokenizer, out_dir, updates=settings.updates)
     starts = {f"start_{name}": value for name, value in asdict(preflight).items()}
@@ -279,29 +280,6 @@ def fitting_prompts(encoder: Encoder, texts: list[str]) -> tuple[list[str], list
             f"{encoder.settings.max_prompt_tokens}: raise it, or give shorter prompts."
         )
     return [texts[row] for row in fitting], [encoded[row] for row in fitting]
-
-
-def _samples(prompts: list[str], rollout: Rollout, encoder: Encoder) -> list[str]:
-    """One JSON line for each response, with what the reward model says of it."""
-    rows = zip(
-        rollout.sequences.response_ids,
-        rollout.response_mask,
-        rollout.ended,
-        rollout.scores,
-        strict=True,
-    )
-    return [
-        json.dumps(
-            {
-                "prompt": prompt,
-                "response": encoder.texts([ids[mask].tolist()])[0],
-                "ended": bool(ended),
-                "score": round(float(score), 4),
-            },
-            ensure_ascii=False,
-        )
-        for prompt, (ids, mask, ended, score) in zip(prompts, rows, strict=False)
-    ]
 
 
 def _write(path: Path, text: str) -> None:
