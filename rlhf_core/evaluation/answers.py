@@ -13,7 +13,7 @@ from rlhf_core.evaluation.measures import best_index
 from rlhf_core.generation import response_distribution, sample_in_batches
 from rlhf_core.maths.logprobs import taken_logprobs
 from rlhf_core.maths.rewards import kl_estimates
-from rlhf_core.scorers import PromptText, Scorer
+from rlhf_core.scorers import HELD_OUT_SCORE, PromptText, Scorer
 
 Answered = Callable[[int], None]
 """Called with the number of responses that were added."""
@@ -75,13 +75,17 @@ class JudgedAnswers:
     answers: Answers
     scores: Sequence[float]
     golds: Sequence[float] | None
+    held_out: Sequence[float] | None = None
+    """What the reward model says that PPO was not paid by, where there is one."""
 
     def at(self, places: Sequence[int]) -> "JudgedAnswers":
         """The responses at the given places of the list."""
-        golds = None if self.golds is None else [self.golds[place] for place in places]
-        return JudgedAnswers(
-            self.answers.at(places), [self.scores[place] for place in places], golds
+        golds, held_out = (
+            None if grades is None else [grades[place] for place in places]
+            for grades in (self.golds, self.held_out)
         )
+        scores = [self.scores[place] for place in places]
+        return JudgedAnswers(self.answers.at(places), scores, golds, held_out)
 
 
 @dataclass(frozen=True)
@@ -102,15 +106,25 @@ class Judge:
             join(ids, answers.ids, self.special.pad).to(self.scorer.device),
             special=self.special,
             batch_size=self.batch_size,
-        ).scores
-        scores = [
+        )
+        held_out = read.parts.get(HELD_OUT_SCORE)
+        golds = None
+        if self.gold is not None:
+            texts = [prompts.texts[row] for row in answers.rows]
+            golds = list(self.gold(texts, answers.texts, answers.ended))
+        return JudgedAnswers(
+            answers,
+            self._ended(read.scores.tolist(), answers),
+            golds,
+            None if held_out is None else self._ended(held_out.tolist(), answers),
+        )
+
+    def _ended(self, scores: Sequence[float], answers: Answers) -> list[float]:
+        """The scores of responses that ended, and what stands for one that did not."""
+        return [
             score if ended else self.missing_eos_score
-            for score, ended in zip(read.tolist(), answers.ended, strict=True)
+            for score, ended in zip(scores, answers.ended, strict=True)
         ]
-        if self.gold is None:
-            return JudgedAnswers(answers, scores, None)
-        texts = [prompts.texts[row] for row in answers.rows]
-        return JudgedAnswers(answers, scores, list(self.gold(texts, answers.texts, answers.ended)))
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,9 @@ def _answer_sets(results: Results) -> str:
     low, high = min(grade.low for grade in grades), max(grade.high for grade in grades)
     if graded:
         low, high = 0.0, min(1.0, math.ceil(10 * high + 0.1) / 10)
+    held_out = results.measures["ppo"].held_out is not None
     heads = ["answers", "", *(["gold score"] if graded else []), "reward-model score"]
+    heads += ["held-out reward model"] if held_out else []
     heads += ["ended", "tokens", "distinct 1-, 2-, 3-grams"]
     rows = []
     for name in shown:
@@ -126,6 +128,7 @@ def _answer_sets(results: Results) -> str:
                 whisker(_grade(measures), low, high, colour=COLOURS[name]),
                 *([estimate(measures.gold)] if measures.gold is not None else []),
                 estimate(measures.score),
+                *([estimate(measures.held_out)] if measures.held_out is not None else []),
                 percent(measures.ended_share),
                 f"{measures.response_tokens:.1f}",
                 " · ".join(map(_share, measures.distinct_ngrams.values())),

@@ -19,6 +19,8 @@ def summary(results: Results) -> dict[str, float]:
         if measures.gold is not None:
             metrics[f"gold_{name}"] = measures.gold.mean
         metrics[f"score_{name}"] = measures.score.mean
+        if measures.held_out is not None:
+            metrics[f"held_out_score_{name}"] = measures.held_out.mean
     for rival, win_rate in results.win_rates.items():
         metric = RIVALS[rival]
         metrics[metric] = win_rate.rate.mean
@@ -65,6 +67,7 @@ def document(results: Results) -> dict[str, object]:
                 "responses": measures.responses,
                 "score": _interval(measures.score),
                 "gold": _interval(measures.gold),
+                "held_out_score": _interval(measures.held_out),
                 "ended_share": measures.ended_share,
                 "response_tokens": measures.response_tokens,
                 "distinct_ngrams": {str(n): share for n, share in measures.distinct_ngrams.items()},

@@ -58,6 +58,8 @@ class SetMeasures:
     distinct_ngrams: Mapping[int, float | None]
     """n to distinct-n, on the first prompts, which every set answers."""
     distinct_responses: float
+    held_out: Interval | None = None
+    """What the reward model says that PPO was not paid by, where there is one."""
 
 
 class WinRate(NamedTuple):
@@ -181,6 +183,7 @@ def _set_measures(judged: JudgedAnswers, common: int, bootstrap: Bootstrap) -> S
         response_tokens=sum(map(len, answers.ids)) / len(answers.ids),
         distinct_ngrams={n: distinct_ngram_share(shared, n) for n in NGRAMS},
         distinct_responses=distinct_share(answers.ids),
+        held_out=None if judged.held_out is None else bootstrap(judged.held_out),
     )
 
 

@@ -18,7 +18,7 @@ from rlhf_core.models import new_policy
 from rlhf_core.new_tokenizers import word_tokenizer
 from rlhf_core.pretrained import new_scalar_model, save_policy
 from rlhf_core.report import ignore
-from rlhf_core.reward_models import RewardModel, save_reward_model
+from rlhf_core.reward_models import HELD_OUT, RewardModel, save_reward_model
 from rlhf_core.scorers import SCORING
 from rlhf_core.settings.evaluation import EvaluationSettings
 from rlhf_core.settings.judge import JudgeSettings
@@ -384,3 +384,15 @@ def test_greedy_answers_do_not_depend_on_the_seed(encoder):
 
     assert greedy[0].ids == greedy[1].ids
     assert drawn[0].ids != drawn[1].ids
+
+
+def test_a_held_out_reward_model_grades_every_set_of_answers(folders, tmp_path):
+    reward_model = tmp_path / "reward_model"
+    shutil.copytree(folders.reward_model, reward_model)
+    template = {"prompt_template": MODEL.prompt_template, "response_prefix": MODEL.response_prefix}
+    other = RewardModel([new_scalar_model(folders.sft, seed=4)])
+    save_reward_model(other, reward_model / HELD_OUT, **template)
+    metrics = evaluate(folders._replace(reward_model=reward_model), tmp_path / "out")
+    assert metrics["held_out_score_ppo"] != pytest.approx(metrics["score_ppo"])
+    assert "held-out reward model" in (tmp_path / "out" / "report.html").read_text()
+    assert "held_out_score_ppo" not in evaluate(folders, tmp_path / "without")
