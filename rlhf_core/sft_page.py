@@ -18,7 +18,7 @@ SHOWN_PROMPTS = 4
 STYLE = """
 .key { margin-right: 18px; } .key .dot { margin-right: 5px; }
 .example { font-size: 13px; line-height: 1.9; }
-.token { border-radius: 3px; padding: 1px 0; white-space: pre-wrap; }
+.token { border-radius: 3px; padding: 1px 0; margin-right: 2px; white-space: pre-wrap; }
 .token.learnt { background: #bbf7d0; } .token.read { background: #f1f5f9; }
 """
 
@@ -199,7 +199,8 @@ def _samples(samples: Sequence[Sample]) -> str:
         answers = [
             _answer(f"epoch {sample.epoch}", sample.response, _facts(sample)) for sample in own
         ]
-        answers.append(_answer("demonstration", own[0].reference, ""))
+        wide = len(answers) % 2 == 0  # two stand in a row
+        answers.append(_answer("demonstration", own[0].reference, "", wide=wide))
         shown.append(
             f'<article><header><div class="text">{text(prompt)}</div></header>'
             f'<div class="answers">{"".join(answers)}</div></article>'
@@ -215,10 +216,11 @@ def _facts(sample: Sample) -> str:
     return f"{sample.tokens} tokens{'' if sample.ended else ' · did not end'}"
 
 
-def _answer(name: str, response: str, facts: str) -> str:
+def _answer(name: str, response: str, facts: str, *, wide: bool = False) -> str:
     shown = text(response) or '<span class="soft">(empty)</span>'
     return (
-        f'<div class="answer"><h4><span>{text(name)}</span><small>{text(facts)}</small></h4>'
+        f'<div class="answer{" wide" if wide else ""}"><h4><span>{text(name)}</span>'
+        f"<small>{text(facts)}</small></h4>"
         f'<div class="text">{shown}</div></div>'
     )
 
