@@ -63,7 +63,7 @@ class Row:
     margin: float | None = None
     """By how much better responses should lead in score, where the row says so."""
     confidence: str = ""
-    """How sure the labeler was, where the row says so, in words or as a whole number."""
+    """How sure the labeler was, where the row says so, in words or as a number."""
 
     @property
     def best(self) -> str | None:
@@ -90,7 +90,7 @@ class RowReader:
             source, group = _label(fields, "source", raw.file), _label(fields, "group", "")
             margin, confidence = None, ""
             if self.form in PREFERENCE_FORMS:
-                margin, confidence = _margin(fields), _label(fields, "confidence", "")
+                margin, confidence = _margin(fields), _confidence(fields)
             by_prompt = self.split_by == "prompt" or self.form == "whole_text"
             key = prompt if by_prompt else _label(fields, self.split_by, None)
         except UnusableError as unusable:
@@ -244,6 +244,14 @@ def _margin(fields: Mapping[str, object]) -> float | None:
     if not 0 <= value < math.inf:
         raise UnusableError("SCH-004", "margin", f"{value}, expected a number of at least 0")
     return float(value)
+
+
+def _confidence(fields: Mapping[str, object]) -> str:
+    """How sure a labeler was, as it stands there; empty where the row does not say."""
+    value = fields.get("confidence")
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    return "" if value is None else _label(fields, "confidence", "")
 
 
 def _label(fields: Mapping[str, object], name: str, default: str | None) -> str:

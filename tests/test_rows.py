@@ -272,3 +272,37 @@ def test_twenty_faults_of_a_rule_are_shown_and_all_are_counted():
     assert "... and 10 more rows of this rule" in shown
     assert shown.count("rule DUP-001") == 1
     assert shown.count("  mend: ") == 2
+
+
+@pytest.mark.parametrize(
+    "fields,margin,confidence",
+    [
+        ({}, None, ""),
+        ({"margin": 0.5, "confidence": "sure"}, 0.5, "sure"),
+        ({"margin": 2, "confidence": 7}, 2.0, "7"),
+        ({"margin": None, "confidence": None}, None, ""),
+        ({"confidence": 0.25}, None, "0.25"),
+    ],
+)
+def test_a_preference_may_say_its_margin_and_how_sure_its_labeler_was(fields, margin, confidence):
+    found = read("pairs", {"prompt": "p", "chosen": "a", "rejected": "b", **fields})
+    assert isinstance(found, Row)
+    assert (found.margin, found.confidence) == (margin, confidence)
+
+
+@pytest.mark.parametrize("margin", [-0.5, "much", True])
+def test_a_margin_that_is_none_is_named(margin):
+    found = read("pairs", {"prompt": "p", "chosen": "a", "rejected": "b", "margin": margin})
+    assert isinstance(found, Fault)
+    assert (found.rule, found.field) == ("SCH-004", "margin")
+
+
+def test_pairs_of_one_group_that_differ_in_margin_stay_pairs():
+    wide, narrow = (
+        Row("p", (better, worse), (1, 2), "a", "g", "p", "a.jsonl", line, margin=margin)
+        for line, better, worse, margin in ((1, "a", "b", 1.0), (2, "b", "c", 0.5))
+    )
+    third = Row("p", ("a", "c"), (1, 2), "a", "g", "p", "a.jsonl", 3, margin=1.0)
+    joined = join_rankings([wide, narrow, third])
+    assert joined.rows == [wide, narrow, third]
+    assert joined.faults == []
