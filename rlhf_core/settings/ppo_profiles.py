@@ -46,7 +46,7 @@ N_PLUS: Mapping[str, Any] = {
     "value_learning_rate": None,  # the policy's: one optimizer in the original
     "learning_rate_schedule": "linear",
     "warmup_updates": 10,
-    "adam_beta2": 0.999,
+    "adam_beta2": 0.999,  # of torch, which the original leaves as it is
     "adam_epsilon": 1e-5,
     "max_grad_norm": 1.0,
     "temperature": 0.7,
