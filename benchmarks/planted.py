@@ -143,7 +143,7 @@ END = 1
 
 def _no_early_end(logits: Tensor, drawn: int) -> Tensor:
     changed = logits.clone()
-    if drawn < 18:
+    if drawn < 24:
         changed[..., END] = -torch.inf
     return changed
 
@@ -320,7 +320,7 @@ FAULTS = (
     Fault("top_k 4 in the sampler", _only("top_k"), _draws(_top_k)),
     Fault("top_p 0.8 in the sampler", _only("top_p"), _draws(_top_p)),
     Fault("greedy rollouts", _only("greedy"), _draws(_greedy)),
-    Fault("no end before 18 tokens in the sampler", _only("end_suppressed"), _draws(_no_early_end)),
+    Fault("no end before 24 tokens in the sampler", _only("end_suppressed"), _draws(_no_early_end)),
     Fault(
         "position ids all 0",
         _only("positions_or_mask", "template_differs", "sampler_differs"),

@@ -125,6 +125,11 @@ BEFORE_STEPS = (
         "distributions promise",
     ),
     Alarm(
+        "late_first_end",
+        lambda e: e["late_first_end"],
+        "{value:.0f} ends were promised by the policy's distributions before the first one came",
+    ),
+    Alarm(
         "sampler_gap",
         lambda e: e["sampler_gap"],
         "the sampler's log-probabilities are {value:.1e} away from those that are trained on",

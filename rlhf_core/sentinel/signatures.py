@@ -21,7 +21,7 @@ LARGE_MOVE = 0.02
 SMALL_MOVE = 1e-5
 """approx_kl within an update below which nothing is learnt."""
 
-SAMPLER = ("surprisal_z", "end_z", "sampler_gap", "negative_kl")
+SAMPLER = ("surprisal_z", "end_z", "late_first_end", "sampler_gap", "negative_kl")
 DRIFT = (
     "kl_to_reference",
     "approx_kl",

@@ -159,6 +159,10 @@ class PpoSentinelSettings(SentinelSettings):
     end_z: Limits | None = Limits(warn=5.0, stop=10.0)
     """Standard errors of the number of ends sampled from that which the distributions promise."""
 
+    late_first_end: Limits | None = Limits(warn=14.0, stop=20.0)
+    """Ends that the distributions promised before the first one came; a right sampler passes x once
+    in e^x rollouts."""
+
     sampler_gap: Limits | None = Limits(warn=1e-3, stop=0.1)
     """Mean difference of the sampler's log-probabilities from those that are trained on, in
     float32; times 50 where the weights are of lower precision."""

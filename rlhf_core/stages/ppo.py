@@ -116,6 +116,14 @@ def make_ppo(
         kl_coef=settings.kl_coef,
         accelerator=accelerator,
     )
+    check_readings(
+        models,
+        encoder,
+        settings,
+        special,
+        of_policy=read_readings(start.folder),
+        of_reward_model=read_readings(reward_model),
+    )
     first = roll(
         models,
         prompts=[
@@ -127,14 +135,6 @@ def make_ppo(
     )
     gate.check_scores(first.raw_scores)
     preflight = check_before_ppo(models, first, settings, special)
-    check_readings(
-        models,
-        encoder,
-        settings,
-        special,
-        of_policy=read_readings(start.folder),
-        of_reward_model=read_readings(reward_model),
-    )
     roll = partial(roll, missing_eos_score=preflight.missing_eos_score)
     with (
         recorded(out_dir, report) as recording,

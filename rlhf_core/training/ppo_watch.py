@@ -10,6 +10,7 @@ from rlhf_core.batches import SpecialTokens
 from rlhf_core.errors import TrainingStopped
 from rlhf_core.report import Report
 from rlhf_core.sentinel.alarms import AFTER_STEPS, BEFORE_STEPS
+from rlhf_core.sentinel.signatures import SAMPLER
 from rlhf_core.sentinel.watch import Sentinel
 from rlhf_core.settings.ppo import PpoSettings
 from rlhf_core.training.first_bad import Bad, first_bad_layer, is_finite
@@ -27,7 +28,7 @@ from rlhf_core.training.sampler_examination import examine_sampler
 from rlhf_core.training.trained import Trained
 
 KEPT_SEEDS = 1000
-SAMPLER_ALARMS = frozenset({"surprisal_z", "end_z", "sampler_gap", "negative_kl"})
+SAMPLER_ALARMS = frozenset(SAMPLER)
 
 
 class PpoWatch:

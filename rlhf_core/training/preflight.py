@@ -22,7 +22,7 @@ from rlhf_core.sentinel.signatures import likely_cause
 from rlhf_core.settings.ppo import PpoSettings
 from rlhf_core.training.ppo_metrics import surprisal_z
 from rlhf_core.training.rollout_rules import explain_rewards, rule_errors
-from rlhf_core.training.rollout_signals import end_z
+from rlhf_core.training.rollout_signals import end_z, late_first_end
 from rlhf_core.training.rollouts import (
     PpoModels,
     Rollout,
@@ -42,6 +42,8 @@ MOST_SURPRISAL_Z = 6.0
 FEWEST_ENDED = 0.5
 """Share of the reference's responses that end by themselves; below it PPO would mostly learn from
 the missing-EOS score (section 6.1 wishes 0.8)."""
+MOST_PROMISED_ENDS = 20.0
+"""Ends promised before the first one came; a right sampler passes it once in 500 million starts."""
 SAMPLER_GAP = 1e-3
 """Mean difference of a log-probability in float32 between sampler and trainer; 1e-6 is usual."""
 RULE_TOLERANCE = 1e-3
@@ -133,7 +135,7 @@ def _check_sampler(
         (rollout.sampler_logprobs - rollout.old_logprobs)[rollout.response_mask].abs().mean()
     )
     is_low = next(models.policy.parameters()).dtype != torch.float32
-    ends = end_z(rollout)
+    ends, promised = end_z(rollout), late_first_end(rollout)
     surprise = f"{found.surprisal_z:+.1f} standard errors more surprising than the policy's entropy"
     signs = {
         "surprisal_z": (
@@ -143,6 +145,10 @@ def _check_sampler(
         "end_z": (
             abs(ends) > MOST_SURPRISAL_Z,
             f"{ends:+.1f} standard errors more responses end than the distributions promise",
+        ),
+        "late_first_end": (
+            promised > MOST_PROMISED_ENDS,
+            f"{promised:.0f} ends were promised by the distributions before the first one came",
         ),
         "sampler_gap": (
             gap > SAMPLER_GAP * (LOW_PRECISION if is_low else 1.0),

@@ -23,6 +23,7 @@ def rollout_signals(rollout: Rollout, *, max_response_tokens: int) -> dict[str, 
         "largest_score": float(rollout.raw_scores.abs().max()),
         "kl_standard_error": _deviation(kl_of_response) / math.sqrt(len(rollout)),
         "end_z": end_z(rollout),
+        "late_first_end": late_first_end(rollout),
         "empty_share": float(((lengths <= 1) & rollout.ended).float().mean()),
         "at_limit_share": float((lengths >= max_response_tokens).float().mean()),
         "advantage_mean": float(masked_mean(raw, mask)),
@@ -48,6 +49,18 @@ def end_z(rollout: Rollout) -> float:
     known = (chances * (1 - chances)).sum(dim=1).mean()
     error = (torch.maximum(known, gaps.var()) / len(gaps)).sqrt()
     return float(gaps.mean() / error) if float(error) > 0 else 0.0
+
+
+def late_first_end(rollout: Rollout) -> float:
+    """How many ends the distributions promised before the first one came.
+
+    Whatever the policy, it passes x once in e^x rollouts; a least length makes it pass any number.
+    """
+    lengths = rollout.response_mask.sum(dim=1)
+    ends = lengths[rollout.ended]
+    first = int(ends.min() if len(ends) else lengths.max()) - 1
+    chances = rollout.end_probability.masked_fill(~rollout.response_mask, 0.0)
+    return float(chances[:, :first].sum())
 
 
 def _deviation(values: Tensor) -> float:

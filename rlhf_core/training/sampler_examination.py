@@ -32,6 +32,9 @@ class _Region:
     beyond_rank: float = 0.0
     beyond_mass: float = 0.0
     before_end: float = 0.0
+    kept_by_rank: float = 0.0
+    kept_by_mass: float = 0.0
+    """Nats by which keeping to the rank, or to the mass, explains the draws better."""
     likelihoods: Tensor = field(default_factory=lambda: torch.zeros(len(RATIOS)).double())
 
 
@@ -55,14 +58,20 @@ def examine_sampler(
         _beyond(region, log_probs, mask, special)
         _fit_temperature(region, log_probs, ids, mask)
     best = int(region.likelihoods.argmax())
-    fits = region.likelihoods[best] - region.likelihoods[len(RATIOS) // 2] > BETTER
-    misses_tail = region.beyond_rank > MISSING
+    gains = {
+        "temperature": float(region.likelihoods[best] - region.likelihoods[len(RATIOS) // 2]),
+        "top_k": region.kept_by_rank if region.beyond_rank > MISSING else 0.0,
+        "top_p": region.kept_by_mass if region.beyond_mass > MISSING else 0.0,
+    }
+    better = max(gains, key=gains.__getitem__)
+    explained = better if gains[better] > BETTER else ""
+    greedy = region.beyond_rank > MISSING and region.rank == 0
     return {
-        "greedy": float(misses_tail and region.rank == 0),
-        "top_k": float(region.rank + 1) if misses_tail and region.rank else 0.0,
-        "top_p": region.mass_above if region.beyond_mass > MISSING else 0.0,
+        "greedy": float(greedy),
+        "top_k": float(region.rank + 1) if explained == "top_k" else 0.0,
+        "top_p": region.mass_above if explained == "top_p" else 0.0,
         "min_tokens": float(region.first_end) if region.before_end > MISSING else 0.0,
-        "temperature_ratio": float(RATIOS[best]) if fits else 1.0,
+        "temperature_ratio": float(RATIOS[best]) if explained == "temperature" else 1.0,
     }
 
 
@@ -90,7 +99,10 @@ def _beyond(region: _Region, log_probs: Tensor, mask: Tensor, special: SpecialTo
     chances = log_probs.exp()[mask].sort(dim=-1, descending=True).values
     before = chances.cumsum(dim=-1) - chances
     region.beyond_rank += float(chances[:, region.rank + 1 :].sum())
-    region.beyond_mass += float(chances[before > region.mass_above + 1e-6].sum())
+    beyond = before > region.mass_above + 1e-6
+    region.beyond_mass += float(chances[beyond].sum())
+    region.kept_by_rank -= float(chances[:, : region.rank + 1].sum(dim=-1).log().sum())
+    region.kept_by_mass -= float(chances.masked_fill(beyond, 0.0).sum(dim=-1).log().sum())
     end = log_probs[..., list(special.end)].exp().sum(dim=-1).masked_fill(~mask, 0.0)
     region.before_end += float(end[:, : region.first_end].sum())
 
