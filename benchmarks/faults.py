@@ -120,7 +120,8 @@ def swap(reward_model: Path, folder: Path) -> None:
     readings = read_readings(reward_model)
     write_readings(folder, [ReadText(of.prompt, of.response, -of.value) for of in readings])
     card = json.loads((reward_model / "scorecard.json").read_text())
-    card["accuracy"] = 1 - card["accuracy"]
+    low, high = 1 - card["accuracy_high"], 1 - card["accuracy_low"]
+    card |= {"accuracy": 1 - card["accuracy"], "accuracy_low": low, "accuracy_high": high}
     (folder / "scorecard.json").write_text(json.dumps(card))
 
 

@@ -18,7 +18,9 @@ from rlhf_core.training import (
     estimates,
     ppo,
     ppo_optimization,
+    ppo_watch,
     preflight,
+    rollout_rules,
     rollouts,
     score_rules,
 )
@@ -208,9 +210,9 @@ def _low_logits(stack: ExitStack) -> None:
     right = rollouts.policy_distribution
 
     def low(*arguments: Any) -> Tensor:
-        return right(*arguments).bfloat16().float().log_softmax(dim=-1)
+        return (right(*arguments) - 30).bfloat16().float().log_softmax(dim=-1)
 
-    for module in (rollouts, ppo_optimization, preflight):
+    for module in (rollouts, ppo_optimization, preflight, rollout_rules, ppo_watch):
         _put(stack, module, "policy_distribution", low)
 
 
@@ -315,7 +317,7 @@ FAULTS = (
         _only("no_kl_penalty"),
         ppo={"kl_coef": 0.0, "learning_rate": 2e-3, "updates": 30},
     ),
-    Fault("kl_coef 1", _only("kl_coef_high"), ppo={"kl_coef": 1.0}),
+    Fault("kl_coef 1", _only("kl_coef_high"), ppo={"kl_coef": 1.0, "updates": 16}),
     Fault("sampler at temperature 0.7", _only("sampler_temperature"), _sampled(_cooler)),
     Fault("top_k 4 in the sampler", _only("top_k"), _draws(_top_k)),
     Fault("top_p 0.8 in the sampler", _only("top_p"), _draws(_top_p)),
@@ -359,6 +361,7 @@ FAULTS = (
     Fault(
         "template without its space",
         _only("template_differs"),
+        ppo={"value_init": "sft"},  # the reward model then reads in its own way
         model={"prompt_template": "{prompt}->"},
     ),
     Fault("stale sampler weights", _only("stale_sampler"), _stale),
@@ -366,14 +369,14 @@ FAULTS = (
     Fault(
         "reward for short answers alone",
         _only("empty_liked", "length_falls"),
-        _judged(lambda call, judgement, sequences: -_lengths(sequences)),
-        ppo={"learning_rate": 3e-3, "missing_eos_score": -50.0, "updates": 20},
+        _judged(lambda call, judgement, sequences: -0.1 * _lengths(sequences)),
+        ppo={"learning_rate": 2e-3, "missing_eos_score": -50.0, "updates": 20},
     ),
     Fault(
         "reward for long answers alone",
         _only("length_biased", "missing_eos_weak"),
-        _judged(lambda call, judgement, sequences: 0.2 * _lengths(sequences)),
-        ppo={"learning_rate": 3e-3, "updates": 20},
+        _judged(lambda call, judgement, sequences: 0.1 * _lengths(sequences)),
+        ppo={"learning_rate": 1.5e-3, "updates": 16},
     ),
 )
 """Those of the specification's sections 3.11 and 3.12, and some beside."""

@@ -18,8 +18,12 @@ STRONG_KL_COEF = 0.3
 much as most responses differ by."""
 LARGE_MOVE = 0.02
 """approx_kl within an update above which the steps are too large (section 3.8)."""
+WILD_MOVE = 0.1
 SMALL_MOVE = 1e-5
 """approx_kl within an update below which nothing is learnt."""
+
+RANDOM = 1e-3
+"""Difference of log-probabilities of two passes beyond what a processor makes of the same sum."""
 
 SAMPLER = ("surprisal_z", "end_z", "late_first_end", "sampler_gap", "negative_kl")
 DRIFT = (
@@ -55,9 +59,13 @@ def _sampler(*conditions: Callable[[Evidence], bool]) -> Callable[[Evidence], bo
     return lambda e: e.is_raised(*SAMPLER) and all(holds(e) for holds in conditions)
 
 
+def _moved(e: Evidence) -> float:
+    """The largest approx_kl of the last updates."""
+    return max(e.history.get("approx_kl", [0.0])[-3:], default=0.0)
+
+
 def _drift_is_fast(e: Evidence) -> bool:
-    moved = max(e.history.get("approx_kl", [0.0])[-3:], default=0.0)
-    return e.is_raised("approx_kl", "clip_fraction") or moved > LARGE_MOVE
+    return e.is_raised("approx_kl", "clip_fraction") or _moved(e) > LARGE_MOVE
 
 
 SIGNATURES = (
@@ -86,8 +94,8 @@ SIGNATURES = (
     ),
     # Rollout against update.
     Signature(
-        "ratios are not 1 before any step, and two passes differ",
-        lambda e: e.is_raised("first_ratio_error") and e["pass_difference"] > 1e-6,
+        "log-probabilities do not agree, not even those of two passes of the same weights",
+        lambda e: e.is_raised("first_ratio_error", *SAMPLER) and e["pass_difference"] > RANDOM,
         "dropout",
     ),
     Signature(
@@ -127,6 +135,11 @@ SIGNATURES = (
     # Scores.
     Signature("all scores are equal", lambda e: e.is_raised("constant_scores"), "read_out"),
     Signature("scores are huge", lambda e: e.is_raised("largest_score"), "scores_extreme"),
+    Signature(
+        "each update moves the policy so far that all else follows from it",
+        lambda e: e.is_raised(*DRIFT) and _moved(e) > WILD_MOVE,
+        "learning_rate_high",
+    ),
     # Length.
     Signature("responses are empty", lambda e: e.is_raised("empty_share"), "empty_liked"),
     Signature(

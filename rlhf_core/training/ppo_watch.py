@@ -68,6 +68,7 @@ class PpoWatch:
         )
         self._rules: dict[str, Any] = {"seeds": [], "reference_probe": None, "still_updates": 0}
         self._is_well = True
+        self._before: set[str] = set()
 
     @property
     def numbers(self) -> Mapping[str, dict[str, Any]]:
@@ -106,6 +107,7 @@ class PpoWatch:
             self._reporting(update, metrics, lambda: self.guard.judge(update, bad, rows))
             return False
         self._sentinel.remember(metrics)
+        self._before = metrics.keys() | set()
         errors = self._rule_errors(rollout, seed, kl_coef=metrics["kl_coef"])
         seen = {**metrics, **errors, "broken_rules": max(errors.values())}
 
@@ -114,6 +116,7 @@ class PpoWatch:
             if "broken_rules" in raised:
                 found |= explain_rewards(rollout, self._settings, kl_coef=metrics["kl_coef"])
             if raised & SAMPLER_ALARMS:
+                found |= self._pass_difference(rollout)
                 found |= examine_sampler(self._models, rollout, self._settings, self._special)
             return found
 
@@ -126,7 +129,7 @@ class PpoWatch:
         """Look at what the steps did, and keep the state where all is well and it is time to."""
         moved = metrics["update_norm"] > 0 or update <= self._settings.value_warmup_updates
         self._rules["still_updates"] = 0 if moved else self._rules["still_updates"] + 1
-        self._sentinel.remember(metrics)
+        self._sentinel.remember({name: metrics[name] for name in metrics.keys() - self._before})
         seen = {**metrics, "still_updates": float(self._rules["still_updates"])}
 
         def examine(raised: frozenset[str]) -> Mapping[str, float]:
