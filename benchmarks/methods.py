@@ -4,8 +4,9 @@
 
 Every method starts from the same SFT policy and reward model of its seed, which are made once, and
 is judged by gold on the same prompts, which no stage has seen. What is finished in FOLDER is not
-computed again where its fingerprint is the same. Seconds are those of the method's own training,
-that of SFT and reward model left out.
+computed again where its fingerprint is the same. Seconds are those that the processors worked on
+the method's own training, that of SFT and reward model left out, so that other load counts for
+nothing.
 """
 
 import argparse
@@ -76,7 +77,7 @@ class Workshop:
         out_dir, done = self.folder / fingerprint, self.folder / f"{fingerprint}.json"
         if not done.exists():
             with _fresh(out_dir):
-                started = time.monotonic()
+                started = time.process_time()
                 make(
                     settings,
                     recipe.model,
@@ -85,7 +86,7 @@ class Workshop:
                     report=ignore,
                     seed=recipe.seed,
                 )
-                seconds = time.monotonic() - started
+                seconds = time.process_time() - started
             done.write_text(json.dumps({"stage": stage, "seconds": seconds}))
         return Made(out_dir, fingerprint, json.loads(done.read_text())["seconds"])
 
@@ -175,7 +176,7 @@ def row(seed: int, method: str, graded: Graded, name: str, *, kl: float, seconds
 def table(rows: Sequence[Row]) -> str:
     """Mean and standard deviation over the seeds of every method, as Markdown."""
     shown = ("gold", "win_rate", "kl", "seconds")
-    lines = ["| method | seeds | gold | win rate over SFT | KL, nats | seconds |"]
+    lines = ["| method | seeds | gold | win rate over SFT | KL, nats | processor seconds |"]
     lines.append("|---|---|---|---|---|---|")
     for method in [*BASELINES, *METHODS]:
         own = [row for row in rows if row["method"] == method]
