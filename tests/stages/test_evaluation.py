@@ -23,7 +23,7 @@ from rlhf_core.scorers import SCORING
 from rlhf_core.settings.evaluation import EvaluationSettings
 from rlhf_core.settings.judge import JudgeSettings
 from rlhf_core.settings.model import ModelSettings, ScratchModelSettings
-from rlhf_core.settings.rewards import ScoringSettings
+from rlhf_core.settings.rewards import RewardSettings, ScoringSettings
 from rlhf_core.stages.evaluation import held_out_prompts, make_evaluation
 from rlhf_core.tables import write_table
 from tests.evaluation.served import served
@@ -396,3 +396,20 @@ def test_a_held_out_reward_model_grades_every_set_of_answers(folders, tmp_path):
     assert metrics["held_out_score_ppo"] != pytest.approx(metrics["score_ppo"])
     assert "held-out reward model" in (tmp_path / "out" / "report.html").read_text()
     assert "held_out_score_ppo" not in evaluate(folders, tmp_path / "without")
+
+
+def few_words(prompts: list[str], responses: list[str]) -> list[float]:
+    """A reward without a model."""
+    return [-float(len(response.split())) for response in responses]
+
+
+def test_where_functions_paid_alone_they_judge_and_there_is_no_reward_model(folders, tmp_path):
+    ppo = tmp_path / "ppo"
+    shutil.copytree(folders.ppo, ppo)
+    paid = ScoringSettings(rewards=(RewardSettings(source=f"{__name__}:few_words"),))
+    (ppo / SCORING).write_text(paid.model_dump_json())
+    metrics = evaluate(folders._replace(ppo=ppo, reward_model=None), tmp_path / "out")
+    assert metrics["score_demonstrations"] == -3  # each is "b c d"
+    report = (tmp_path / "out" / "report.html").read_text()
+    assert "validation pairs" not in report  # nothing is said of a reward model's worth
+    assert not (tmp_path / "out" / "learning-reward-model.png").exists()
