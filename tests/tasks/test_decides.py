@@ -183,3 +183,16 @@ def test_how_the_reward_model_is_trained_decides_ppo_by_its_artifact_alone(tiny_
     assert "rlhf_core.training.ranked" in code
     assert "rlhf_core.training.reward_model" not in code
     assert "rlhf_core.stages.reward_model" not in code
+
+
+def test_the_prompts_that_choose_an_epoch_of_sft_decide_ppo(tiny_recipe: Path):
+    chosen = load_recipe(tiny_recipe, ["sft.selection=reward_model_score"])
+    assert "demonstrations-validation" in tables_read(chosen, "ppo")
+    assert "demonstrations-validation" not in tables_read(load_recipe(tiny_recipe), "ppo")
+
+
+def test_the_texts_that_are_mixed_in_decide_sft(tiny_recipe: Path):
+    base = ["model.scratch=null", "model.base=somewhere", "data.world.texts=10"]
+    mixed = load_recipe(tiny_recipe, [*base, "sft.pretraining_share=0.1"])
+    assert "text-train" in tables_read(mixed, "sft")
+    assert "text-train" not in tables_read(load_recipe(tiny_recipe, base), "sft")
