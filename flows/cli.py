@@ -6,8 +6,10 @@ once; the environment of all three is filled in before they are.
 
 import atexit
 import gc
+import os
 import signal
 import sys
+from contextlib import suppress
 from types import FrameType
 from typing import NoReturn
 
@@ -24,7 +26,6 @@ from rlhf_core.errors import RlhfError
 from rlhf_core.stopping import PROCESS
 
 INTERRUPTED = 128 + signal.SIGINT
-TERMINATED = 128 + signal.SIGTERM
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -46,13 +47,12 @@ for _command in (
 def main() -> NoReturn:
     """Run the command; a fault that the user can mend is a message and an exit code."""
     atexit.register(gc.freeze)  # else the last collection goes through all of torch for two seconds
-    signal.signal(signal.SIGTERM, _asked_to_end)
-    signal.signal(signal.SIGINT, _asked_to_end)
+    PROCESS.answer_with(_asked_to_end)
     try:
         status = cli.main(standalone_mode=False)
     except RlhfError as error:
         click.echo(f"rlhf: {error}", err=True)
-        sys.exit(error.exit_code)
+        sys.exit(128 + PROCESS.signum if PROCESS.signum else error.exit_code)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
@@ -73,10 +73,10 @@ def _asked_to_end(signum: int, _frame: FrameType | None) -> None:
     PROCESS.request(signum)
     if saves_first:
         return
-    if signum == signal.SIGINT:
-        raise KeyboardInterrupt
-    click.echo("rlhf: terminated", err=True)
-    sys.exit(TERMINATED)
+    if signum == signal.SIGTERM:
+        with suppress(OSError):  # past the buffers, in which the process may be writing just now
+            os.write(sys.stderr.fileno(), b"rlhf: terminated\n")
+    PROCESS.end()
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from rlhf_core.errors import RlhfError
+from rlhf_core.stopping import PROCESS
 from tasks.commits import thread_note
 from tasks.plan import PlannedStage
 from tasks.store_care import StoredArtifact
@@ -156,6 +157,7 @@ def show_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 def shorten_faults() -> None:
     """Keep Prefect's log from repeating faults that the command names itself, traceback and all.
 
+    Nor does it show what a signal raised on the way out.
     They stay whole on Prefect's own pages. Call it after Prefect has set up its logging.
     """
     for handler in logging.getLogger().handlers:
@@ -164,7 +166,7 @@ def shorten_faults() -> None:
 
 def _shortened(record: logging.LogRecord) -> bool:
     """Whether a record is shown; one that tells a run's failed state loses the reason in place."""
-    if record.exc_info and isinstance(record.exc_info[1], RlhfError):
+    if record.exc_info and (PROCESS.signum or isinstance(record.exc_info[1], RlhfError)):
         return False
     state, failed, _ = record.getMessage().partition(" Failed(")
     if failed and record.name.startswith("prefect."):

@@ -10,7 +10,8 @@ import click
 from flows import console
 from rlhf_core.settings.base import Stage
 from rlhf_core.settings.recipe import Recipe
-from tasks.commits import reused_facts, thread_note
+from rlhf_core.stopping import PROCESS
+from tasks.commits import is_untold, reused_facts, thread_note
 from tasks.environment import (
     CHECKPOINT_VARIABLE,
     check_store_room,
@@ -47,7 +48,7 @@ def execute(
     """
     store = Store(folder)
     planned = plan_recipe(recipe, store, force) if not (taken or continued) else []
-    if planned and all(plan.action == "reuse" for plan in planned):
+    if planned and all(_has_ended(store, plan) for plan in planned):
         reap(folder)
         ship_leftovers(folder)
         record = _reused_record(recipe, store, planned)
@@ -97,12 +98,18 @@ def _run(
             recipe, folder, force=force, taken=taken, continued=continued, return_state=True
         )
         state.result()  # raises what ended the run
+        PROCESS.end_if_asked()
     flow_run = str(state.state_details.flow_run_id)
     return next(
         record
         for record in Store(folder).run_records()
         if record.get("prefect_flow_run") == flow_run
     )
+
+
+def _has_ended(store: Store, plan: PlannedStage) -> bool:
+    """Whether the stage's result is there, and MLflow has been told all of it."""
+    return plan.commit is not None and not is_untold(store, plan.commit)
 
 
 def _reused_record(recipe: Recipe, store: Store, planned: Sequence[PlannedStage]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from prefect import flow, runtime
 
 from rlhf_core.settings.base import Stage
 from rlhf_core.settings.recipe import Recipe
+from rlhf_core.stopping import PROCESS
 from tasks.data import run_data
 from tasks.environment import check_store_room, make_store_folder
 from tasks.evaluation import run_evaluation
@@ -38,9 +39,12 @@ def rlhf_pipeline(
     check_store_room(store)
     if runtime.flow_run.run_count > 1:
         taken = stages_of_attempt(Store(store), str(runtime.flow_run.id)) or taken
-    with open_pipeline(
-        recipe, store, force=force, taken=taken or {}, continued=continued or {}
-    ) as pipeline:
+    with (
+        PROCESS.answering(),
+        open_pipeline(
+            recipe, store, force=force, taken=taken or {}, continued=continued or {}
+        ) as pipeline,
+    ):
         return run_stages(recipe, pipeline)
 
 

@@ -9,7 +9,8 @@ from rlhf_core.errors import ArtifactError
 from rlhf_core.settings.base import Stage
 from tasks.handles import Handle
 from tasks.pages import short_run_url
-from tasks.store import Store
+from tasks.run_journal import is_unfinished
+from tasks.store import JOURNAL, Store
 
 
 class Recalled(NamedTuple):
@@ -47,6 +48,16 @@ def committed_handle(store: Store, commit: Mapping[str, Any]) -> Handle:
     return Handle(
         commit["stage"], store.object_folder(digest), digest, commit["runs"]["mlflow_run"]
     )
+
+
+def job_key(commit: Mapping[str, Any]) -> str:
+    """The key of the job whose commit this is."""
+    return f"{commit['stage']}-{commit['fingerprint']['digest']}"
+
+
+def is_untold(store: Store, commit: Mapping[str, Any]) -> bool:
+    """Whether the run that made the artifact was cut short before it had told MLflow all of it."""
+    return is_unfinished(store.work(job_key(commit)) / JOURNAL)
 
 
 def thread_note(commits: Iterable[Mapping[str, Any]]) -> str | None:

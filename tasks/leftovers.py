@@ -9,7 +9,7 @@ from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rlhf_core.errors import Stopped
+from rlhf_core.stopping import PROCESS
 from tasks.journal import read_records
 from tasks.run_journal import FINISHED, SUFFIX, RunJournal
 from tasks.shipper import (
@@ -117,7 +117,7 @@ def shipping_finished(store: Path) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if isinstance(error, Stopped) or not isinstance(error, Exception):
+        if PROCESS.has_ended(error):
             patience = STOP_SECONDS
         raise
     finally:

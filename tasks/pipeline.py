@@ -10,10 +10,10 @@ from typing import Any
 from prefect import runtime
 from prefect.artifacts import create_markdown_artifact
 
-from rlhf_core.errors import Stopped
 from rlhf_core.recipes import dump_recipe
 from rlhf_core.settings.base import Stage
 from rlhf_core.settings.recipe import Recipe
+from rlhf_core.stopping import PROCESS
 from tasks.clone import code_diff, code_version
 from tasks.handles import PipelineRun
 from tasks.heartbeat import beating
@@ -73,14 +73,16 @@ def open_pipeline(
             "stages": {},
         }
         store.write_recipe(run.run_id, dump_recipe(recipe))
-        store.write_run(run.run_id, record)
         try:
+            store.write_run(run.run_id, record)
             yield PipelineRun(
                 recipe.name, run.run_id, folder, tuple(force), dict(taken), dict(continued)
             )
         except BaseException as error:
             state = end_state(error)
-            outcome = {"state": state, "failure": str(error) or type(error).__name__}
+            outcome = {"state": state, "failure": PROCESS.reason(error)}
+            if not store.knows_run(run.run_id):  # a signal came before the record was written
+                store.write_run(run.run_id, record)
             _close(run, store, outcome, show_in_prefect=state != INTERRUPTED)
             raise
         _close(run, store, {"state": "done"}, show_in_prefect=True)
@@ -93,8 +95,7 @@ def prefect_ids() -> tuple[str | None, str | None, int]:
 
 def end_state(error: BaseException) -> str:
     """The state in which a run ends by this error: asked to end, or failed."""
-    asked = isinstance(error, Stopped) or not isinstance(error, Exception)
-    return INTERRUPTED if asked else "failed"
+    return INTERRUPTED if PROCESS.has_ended(error) else "failed"
 
 
 def note_stage(pipeline: PipelineRun, stage: str, **facts: object) -> None:

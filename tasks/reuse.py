@@ -8,6 +8,7 @@ committed and whole artifact is dropped.
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -18,13 +19,22 @@ from prefect.context import TaskRunContext
 from prefect.logging import get_run_logger
 from prefect.transactions import IsolationLevel
 
-from rlhf_core.errors import RlhfError, ServiceError
+from rlhf_core.errors import RlhfError, ServiceError, StorageError
 from rlhf_core.settings.base import Stage
-from tasks.commits import artifact_commit, committed_handle, recall, reused_facts
+from rlhf_core.stopping import PROCESS
+from tasks.commits import (
+    artifact_commit,
+    committed_handle,
+    is_untold,
+    job_key,
+    recall,
+    reused_facts,
+)
 from tasks.fingerprints import with_past
 from tasks.handles import Handle, PipelineRun, StageJob
-from tasks.locks import StageLocks
+from tasks.locks import StageLocks, hold
 from tasks.pipeline import note_stage
+from tasks.registration import tell_the_rest
 from tasks.reruns import check_taken
 from tasks.stage_run import Make, run_stage
 from tasks.store import Store
@@ -65,9 +75,10 @@ class StageCache(CachePolicy):
 
 def make_or_reuse(job: StageJob, pipeline: PipelineRun, make: Make) -> Handle:
     """The artifact of the job: taken over, found finished in the store, or made now."""
+    PROCESS.end_if_asked()
     store = Store(pipeline.store)
     if job.stage in pipeline.taken:
-        return _taken_over(job.stage, pipeline)
+        return _taken_over(job, pipeline)
     if job.stage in pipeline.continued:
         past = pipeline.continued[job.stage]
         job = replace(job, fingerprint=with_past(job.fingerprint, job.stage, past))
@@ -101,7 +112,12 @@ def record_fault(store: Store, key: str) -> str | None:
 
 
 def may_pass(error: BaseException | None) -> bool:
-    """Whether a fault may be gone a minute later; none of the user's, the guard's or the disk's."""
+    """Whether a fault may be gone a minute later; none of the user's, the guard's or the disk's.
+
+    Nor is one waited for that a signal has caused.
+    """
+    if PROCESS.signum:
+        return False
     if error is None or isinstance(error, RlhfError):
         return isinstance(error, ServiceError)
     named = {kind.__name__ for kind in type(error).__mro__}
@@ -131,6 +147,8 @@ def _stage(key: str, job: StageJob, pipeline: PipelineRun, make: Make) -> dict[s
     if job.stage not in pipeline.force:
         recalled = recall(store, key)
         if recalled.commit is not None:
+            if is_untold(store, recalled.commit):
+                tell_the_rest(store, recalled.commit, job.inputs, pipeline)
             return _result(committed_handle(store, recalled.commit))
         if recalled.fault is not None:
             get_run_logger().warning("It is made again: %s", recalled.fault)
@@ -159,12 +177,15 @@ def _result(handle: Handle) -> dict[str, str]:
     return {"stage": handle.stage, "digest": handle.digest, "run_id": handle.run_id}
 
 
-def _taken_over(stage: Stage, pipeline: PipelineRun) -> Handle:
+def _taken_over(job: StageJob, pipeline: PipelineRun) -> Handle:
     """The artifact that an earlier run made, as it was made."""
-    store = Store(pipeline.store)
+    store, stage = Store(pipeline.store), job.stage
     digest = pipeline.taken[stage]
     check_taken(store, {stage: digest})
     commit = artifact_commit(store, stage, digest)
+    if is_untold(store, commit):
+        with suppress(StorageError), hold(store.lock(job_key(commit))):  # or another process does
+            tell_the_rest(store, commit, job.inputs, pipeline)
     _note_reused(stage, pipeline, commit)
     return committed_handle(store, commit)
 

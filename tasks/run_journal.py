@@ -177,6 +177,17 @@ def journals_in(folder: Path) -> list[Path]:
     return sorted(folder.glob(f"*{SUFFIX}"), key=lambda path: path.stat().st_mtime, reverse=True)
 
 
+def is_unfinished(folder: Path) -> bool:
+    """Whether the newest journal of the folder tells of a run that did not come to its end."""
+    for path in journals_in(folder)[:1]:
+        status = None
+        for placed in read_records(path):
+            if placed.record["kind"] in ("open", "end"):
+                status = placed.record.get("status")
+        return status != FINISHED
+    return False
+
+
 def last_step(journal: Path) -> int:
     """The last step that the journal reports; 0 where it reports none, or is gone."""
     try:

@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from prefect import runtime
 from prefect.artifacts import create_markdown_artifact
 from prefect.logging import get_run_logger
 
-from rlhf_core.artifacts import MANIFEST, REMADE, Artifact, verify_artifact
+from rlhf_core.artifacts import REMADE, Artifact, verify_artifact
 from rlhf_core.checkpoints import Checkpoints
 from rlhf_core.errors import ArtifactError, TrainingStopped
 from rlhf_core.folders import pretty_json
@@ -29,39 +28,22 @@ from tasks.continuations import (
     past_lines,
     unfinished_others,
 )
-from tasks.datasets import raw_files_of, tables_of, tables_read
+from tasks.datasets import tables_of, tables_read
 from tasks.environment import checkpoint_seconds
 from tasks.faults import memory_faults_named, storage_faults_named
 from tasks.handles import Handle, PipelineRun, StageJob
 from tasks.heartbeat import beating
-from tasks.lineage import trace_folder
-from tasks.lineage_page import lineage_page
-from tasks.openlineage import export_stage
-from tasks.pages import LINEAGE_PAGE, RECIPE, stage_description, stage_page
+from tasks.pages import RECIPE, stage_page
 from tasks.pipeline import end_state, note_stage, prefect_ids, run_tags
 from tasks.progress import PROGRESS, Progress
 from tasks.provenance import RunIds, encoding_record, environment_record, stage_provenance
+from tasks.registration import log_artifact
 from tasks.store import CHECKPOINTS, JOURNAL, Store
-from tasks.tracking import MODEL_TYPES, TrackedRun, open_run
+from tasks.tracking import TrackedRun, open_run
 
 Make = Callable[[StageJob, Path, Report, Checkpoints], Mapping[str, float]]
 """Writes a stage's payload into the empty folder, reports on the way, returns summary metrics; it
 continues from a checkpoint where there is one."""
-
-SHOWN_FILES = (
-    "*.html",
-    "*.png",
-    "encoding.json",
-    "examples.jsonl",
-    "judgements.jsonl",
-    "metrics.json",
-    "report.json",
-    "samples.jsonl",
-    "scorecard.json",
-    "sources.json",
-    "truncation.json",
-)
-"""Payload files that people look at; MLflow gets a copy."""
 
 
 def run_stage(job: StageJob, pipeline: PipelineRun, make: Make) -> Handle:
@@ -102,7 +84,7 @@ def run_stage(job: StageJob, pipeline: PipelineRun, make: Make) -> Handle:
         provenance = stage_provenance(job, pipeline, ids, metrics=metrics, started=started)
         provenance["encoding"] = encoding_record(store.work(job.key) / "payload")
         artifact = store.publish(job.key, job.stage, provenance)
-        _log_end(run, artifact, store, provenance, pages)
+        log_artifact(run, artifact, store, provenance, pages)
         _show(run, pipeline, artifact, provenance)
     store.remove_work(job.key)
     return Handle(job.stage, artifact.path, artifact.digest, run.run_id)
@@ -171,41 +153,6 @@ def _log_beginning(
     if "data" in inputs:
         run.use_datasets(tables_of(inputs["data"], tables_read(job.recipe, job.stage)))
     return run.use_models(job.inputs)
-
-
-def _log_end(
-    run: TrackedRun,
-    artifact: Artifact,
-    store: Store,
-    provenance: Mapping[str, Any],
-    pages: Mapping[str, str],
-) -> None:
-    """The artifact is in MLflow: digest, provenance, what people look at, and the model."""
-    run.set_tags({"artifact.digest": artifact.digest, "artifact.path": str(artifact.path)})
-    run.log_json("lineage/provenance.json", provenance)
-    run.log_file(artifact.path / MANIFEST, "lineage")
-    if artifact.stage == "data":
-        run.use_datasets([*raw_files_of(artifact), *tables_of(artifact, None)])
-    for file in artifact.files:
-        if any(fnmatchcase(file.path, pattern) for pattern in SHOWN_FILES):
-            run.log_file(artifact.path / file.path)
-    lineage = trace_folder(artifact.path, store)
-    run.log_text(LINEAGE_PAGE, lineage_page(lineage))
-    export_stage(lineage)
-    description = stage_description(
-        provenance,
-        digest=artifact.digest,
-        page=run.path,
-        pipeline=run.path.replace(run.run_id, provenance["runs"]["mlflow_pipeline_run"]),
-        parents=pages,
-    )
-    run.describe(description)
-    metrics = {name: x for name, x in provenance["metrics"].items() if x is not None}
-    if artifact.stage in MODEL_TYPES:
-        name = f"{provenance['recipe']}-{artifact.stage}"
-        run.register_model(artifact, name, metrics, description)
-    else:
-        run.log_summary(metrics)
 
 
 def _show(

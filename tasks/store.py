@@ -142,6 +142,10 @@ class Store:
         """Replace the record of one pipeline run."""
         write_record(self.runs / f"{run_id}.json", record)
 
+    def knows_run(self, run_id: str) -> bool:
+        """Whether there is a record of the pipeline run."""
+        return (self.runs / f"{run_id}.json").exists()
+
     def write_recipe(self, run_id: str, recipe: str) -> None:
         """Keep the whole recipe of a pipeline run beside its record."""
         write_durably(self.recipe_path(run_id), recipe.encode())

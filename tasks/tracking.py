@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_core.artifacts import Artifact
-from rlhf_core.errors import Stopped
 from rlhf_core.settings.base import Stage
+from rlhf_core.stopping import PROCESS
 from tasks.datasets import Dataset
 from tasks.environment import mlflow_pages
 from tasks.handles import Handle
@@ -205,10 +205,10 @@ def open_run(
     try:
         yield TrackedRun(book, shipper, shipper.await_place(seconds, OPEN_FAULTS))
     except BaseException as error:
-        stopped = isinstance(error, Stopped) or not isinstance(error, Exception)
-        status, patience = ("KILLED", STOP_SECONDS) if stopped else ("FAILED", END_SECONDS)
-        failure = f"{type(error).__name__}: {error}"[:MAX_FAILURE_CHARACTERS]
-        tags_at_end = {"failure": failure}
+        ended = PROCESS.has_ended(error)
+        status, patience = ("KILLED", STOP_SECONDS) if ended else ("FAILED", END_SECONDS)
+        failure = f"{type(error).__name__}: {PROCESS.reason(error)}"
+        tags_at_end = {"failure": failure[:MAX_FAILURE_CHARACTERS]}
         raise
     finally:
         _end(book, status, tags_at_end)
