@@ -164,6 +164,21 @@ def shorten_faults() -> None:
         handler.addFilter(_shortened)
 
 
+def leave_out_tracebacks() -> None:
+    """Keep tracebacks of faults that the user can mend out of the log, where no command names them.
+
+    What each record says of the fault stays; the tracebacks are on Prefect's own pages.
+    """
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_without_traceback)
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    if record.exc_info and isinstance(record.exc_info[1], RlhfError):
+        record.exc_info = record.exc_text = None
+    return True
+
+
 def _shortened(record: logging.LogRecord) -> bool:
     """Whether a record is shown; one that tells a run's failed state loses the reason in place."""
     if record.exc_info and (PROCESS.signum or isinstance(record.exc_info[1], RlhfError)):

@@ -5,6 +5,7 @@ from typing import Any
 
 from prefect import flow, runtime
 
+from flows.console import leave_out_tracebacks
 from rlhf_core.settings.base import Stage
 from rlhf_core.settings.recipe import Recipe
 from rlhf_core.stopping import PROCESS
@@ -35,6 +36,7 @@ def rlhf_pipeline(
     are what its last attempt had finished. `continued` is what the fingerprint of a stage says of
     the checkpoint of other settings from which it goes on.
     """
+    leave_out_tracebacks()
     make_store_folder(store)
     check_store_room(store)
     if runtime.flow_run.run_count > 1:
