@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rlhf_core.errors import StorageError, UserError
 from rlhf_core.folders import check_room
+from rlhf_core.same_bits import STRICT_MATHS, ask_for_same_bits
 
 STORE_VARIABLE = "RLHF_STORE"
 DEFAULT_STORE = Path("rlhf-store")
@@ -68,6 +69,7 @@ def prepare_environment(store: Path) -> None:
     """Fill in what the user left open; call it before Prefect, MLflow or torch are imported."""
     for name, value in (_QUIET | _SETTINGS).items():
         os.environ.setdefault(name, value)
+    ask_for_same_bits()
     os.environ[STORE_VARIABLE] = str(store)
     os.environ.setdefault("PREFECT_RESULTS_LOCAL_STORAGE_PATH", str(store / "stages"))
     if "PREFECT_API_URL" not in os.environ:
@@ -107,7 +109,7 @@ def checkpoint_seconds() -> float:
 def shared_environment() -> dict[str, str]:
     """What a worker elsewhere has to be told to run as this process would; no logins."""
     names = [
-        *(_QUIET | _SETTINGS),
+        *(_QUIET | _SETTINGS | STRICT_MATHS),
         *(name for name in os.environ if name.startswith("RLHF_")),
         "HF_HOME",
         "MLFLOW_TRACKING_URI",

@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from rlhf_core.same_bits import ask_for_same_bits
 from tasks.environment import prepare_environment
+
+ask_for_same_bits()
 
 # Equal examples in every run, and no verdict on how fast a shared machine was.
 settings.register_profile("suite", derandomize=True, deadline=None)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from rlhf_core.errors import TrainingStopped
 from rlhf_core.maths.schedules import adam_epsilon_outside
+from rlhf_core.same_bits import ask_for_same_bits
 from rlhf_core.threads import side_by_side
 from rlhf_core.training.first_bad import Bad, first_bad_tensor
 from rlhf_core.training.guard import Guard
@@ -20,6 +21,7 @@ Item = TypeVar("Item")
 
 def make_accelerator() -> Accelerator:
     """Where training runs: one process, or those that `accelerate launch` started."""
+    ask_for_same_bits()
     return Accelerator()
 
 
