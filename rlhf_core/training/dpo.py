@@ -85,7 +85,7 @@ def train_dpo(
     # The same prompts each time, so that what is measured differs by the policy alone.
     asked = next(prompt_batches(len(prompts), settings.rollout_batch_size, seed=seed))
     measured_at = measuring_steps(len(batches), settings.dpo.measurements)
-    with state.continued():
+    with state.continued(steps=len(batches)):
         guard.keep_first()
         for step, rows in islice(enumerate(batches, start=1), state.done, None):
             share = learning_rate_share(step - 1, schedule) * guard.rate_share

@@ -94,7 +94,7 @@ def train_ppo(
         },
         frozen={"reference": models.reference, "scorer": models.scorer},
     )
-    with state.continued():
+    with state.continued(steps=settings.updates):
         watch.guard.keep_first()
         if average is not None:
             average.begin()

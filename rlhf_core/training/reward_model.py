@@ -91,8 +91,9 @@ def train_reward_model(
         saving, accelerator, trained, numbers={"guard": guard.numbers}, tensors=guard.tensors
     )
     teacher = _Teacher(prepared, optimizer, settings, special, accelerator, state, guard)
+    sets = [train] if mismatched is None else [mismatched, train]
     steps = 0
-    with state.continued():
+    with state.continued(steps=sum(_steps(rankings, settings) for rankings in sets)):
         guard.keep_first()
         if mismatched is not None:
             rate = settings.mismatch_learning_rate or settings.learning_rate
@@ -103,6 +104,10 @@ def train_reward_model(
         )
     guard.finish_at(steps, report)
     return steps
+
+
+def _steps(rankings: Rankings | Mismatches, settings: RewardModelSettings) -> int:
+    return -(-len(rankings) // settings.batch_size) * settings.epochs
 
 
 def _renamed(report: Report, prefix: str) -> Report:
@@ -138,8 +143,7 @@ class _Teacher:
         Steps that were taken before are not taken again.
         """
         settings = self.settings
-        per_epoch = -(-len(rankings) // settings.batch_size)
-        steps = per_epoch * settings.epochs
+        steps = _steps(rankings, settings)
         batches = (
             rows
             for epoch in range(settings.epochs)

@@ -83,7 +83,7 @@ def train_sft(
     )
     targets = Targets(train, pad_token_id, accelerator.device, packing=settings.packing)
     model.train()
-    with residual_dropout(policy, settings.dropout), state.continued():
+    with residual_dropout(policy, settings.dropout), state.continued(steps=steps):
         guard.keep_first()
         step = state.done
         for rows in islice(_batches(train, settings, seed=seed), step, None):

@@ -38,7 +38,7 @@ from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
 from rlhf_core.checkpoints import Checkpoint, Checkpoints
-from rlhf_core.errors import ArtifactError, Stopped
+from rlhf_core.errors import ArtifactError, Stopped, UserError
 from rlhf_core.history import HISTORY, Recording
 from rlhf_core.models import tensors_digest, weights_digest
 from rlhf_core.training.trained import (
@@ -111,17 +111,18 @@ class TrainingState:
             self.saving = None
 
     @contextmanager
-    def continued(self) -> Iterator[None]:
-        """Everything is as it was after `done` steps, which are none in a fresh start.
+    def continued(self, *, steps: int) -> Iterator[None]:
+        """Everything is as it was after `done` steps of `steps`; none in a fresh start.
 
-        Within, SIGTERM and SIGINT end training after a step, with its state saved.
+        Within, SIGTERM and SIGINT end training after a step, with its state saved. UserError where
+        more steps than `steps` were taken, as they may be before somebody asked for fewer.
         """
         if self.saving is None:
             yield
             return
         stop = self.saving.checkpoints.stop
         with stop.listening():
-            self.done = self._restored(self.saving)
+            self.done = self._restored(self.saving, steps)
             yield
         if stop.signum:
             raise _stopped(stop.signum)
@@ -170,7 +171,7 @@ class TrainingState:
             saving.checkpoints.save(step, write, self._environment())
         self.accelerator.wait_for_everyone()
 
-    def _restored(self, saving: Saving) -> int:
+    def _restored(self, saving: Saving, steps: int) -> int:
         checkpoints = saving.checkpoints
         if self.accelerator.is_main_process:
             weights = (trained_tensors(trained.network) for trained in self.trained.values())
@@ -186,6 +187,8 @@ class TrainingState:
         checkpoint = checkpoints.newest()
         if checkpoint is None:
             return 0
+        if checkpoint.step > steps:
+            raise _too_far(checkpoint, steps)
         self._warn_of_another_environment(checkpoints, checkpoint)
         self._take(checkpoint, saving.recording)
         checkpoints.notice(f"training continues after step {checkpoint.step}")
@@ -268,6 +271,14 @@ def _refused(checkpoint: Checkpoint, file: str, expected: str, found: str) -> Ar
     return ArtifactError(
         f"{checkpoint.folder / file} is not of this training: expected {expected}, found {found}. "
         f"Remove {checkpoint.folder.parent} to start over."
+    )
+
+
+def _too_far(checkpoint: Checkpoint, steps: int) -> UserError:
+    return UserError(
+        f"{checkpoint.folder} was saved after step {checkpoint.step}, but with these settings "
+        f"training ends after step {steps}: it cannot go on from there. Allow no change that "
+        "leaves fewer steps, or run the changed recipe with `rlhf run`, which starts over."
     )
 
 

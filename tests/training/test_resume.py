@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rlhf_core.errors import ArtifactError, Stopped, StorageError
+from rlhf_core.errors import ArtifactError, Stopped, StorageError, UserError
 from rlhf_core.history import recorded
 from rlhf_core.models import weights_digest
 from rlhf_core.report import ignore
@@ -232,3 +232,20 @@ def test_the_second_request_ends_the_process_at_once(monkeypatch):
     assert left == []
     stop.request(signal.SIGINT)
     assert left == [130]
+
+
+@pytest.mark.parametrize(
+    "loop, step, fewer",
+    [
+        (run_sft, 7, {"epochs": 1}),  # 6 steps
+        (run_reward_model, 7, {"epochs": 1}),  # 3 on the mismatched rows, 3 on the rankings
+        (run_ppo, 3, {"updates": 2}),
+    ],
+)
+def test_settings_that_end_before_the_checkpoint_are_refused(loop, step, fewer, tmp_path):
+    with pytest.raises(Stopped):
+        run(loop, tmp_path, stop_after=step)
+
+    ends = fewer.get("updates", 6)
+    with pytest.raises(UserError, match=f"after step {step}, but .* ends after step {ends}:"):
+        run(loop, tmp_path, **fewer)
