@@ -19,6 +19,7 @@ from tasks.environment import (
     mlflow_is_served,
     prepare_environment,
 )
+from tasks.faults import storage_faults_named
 from tasks.leftovers import ship_leftovers
 from tasks.plan import PlannedStage, plan_recipe
 from tasks.reaper import reap
@@ -47,20 +48,21 @@ def execute(
     Where nothing has to, neither Prefect nor MLflow is loaded and no run is recorded.
     """
     store = Store(folder)
-    planned = plan_recipe(recipe, store, force) if not (taken or continued) else []
-    if planned and all(_has_ended(store, plan) for plan in planned):
-        reap(folder)
-        ship_leftovers(folder)
-        record = _reused_record(recipe, store, planned)
-    else:
-        record = _run(
-            recipe,
-            folder,
-            force=tuple(force),
-            taken=dict(taken or {}),
-            continued=dict(continued or {}),
-            as_json=as_json,
-        )
+    with storage_faults_named(store):
+        planned = plan_recipe(recipe, store, force) if not (taken or continued) else []
+        if planned and all(_has_ended(store, plan) for plan in planned):
+            reap(folder)
+            ship_leftovers(folder)
+            record = _reused_record(recipe, store, planned)
+        else:
+            record = _run(
+                recipe,
+                folder,
+                force=tuple(force),
+                taken=dict(taken or {}),
+                continued=dict(continued or {}),
+                as_json=as_json,
+            )
     if as_json:
         console.show_json(record)
         return

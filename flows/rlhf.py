@@ -12,6 +12,7 @@ from rlhf_core.stopping import PROCESS
 from tasks.data import run_data
 from tasks.environment import check_store_room, make_store_folder
 from tasks.evaluation import run_evaluation
+from tasks.faults import storage_faults_named
 from tasks.handles import Handle, PipelineRun, stage_job
 from tasks.pipeline import open_pipeline
 from tasks.ppo import run_ppo
@@ -43,6 +44,7 @@ def rlhf_pipeline(
         taken = stages_of_attempt(Store(store), str(runtime.flow_run.id)) or taken
     with (
         PROCESS.answering(),
+        storage_faults_named(Store(store)),
         open_pipeline(
             recipe, store, force=force, taken=taken or {}, continued=continued or {}
         ) as pipeline,

@@ -163,6 +163,11 @@ class Checkpoints:
             published = self._publish(staged, step, environment)
         except OSError as error:
             shutil.rmtree(staged, ignore_errors=True)
+            if not self.folder.is_dir():
+                raise StorageError(
+                    f"{self.folder} was removed while training saved its state there, and what was "
+                    "saved before with it. Run the same command again, which starts the stage over."
+                ) from error
             raise StorageError(
                 f"The checkpoint of step {step} cannot be saved in {self.folder}: "
                 f"{error.strerror}. The one before it is kept; free space and run the same "

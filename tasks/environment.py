@@ -60,9 +60,18 @@ _SETTINGS = {
 
 
 def store_folder(given: Path | None) -> Path:
-    """The store: `--store`, else RLHF_STORE, else ./rlhf-store; absolute."""
-    chosen = given or Path(os.environ.get(STORE_VARIABLE) or DEFAULT_STORE)
-    return chosen.expanduser().resolve()
+    """The store: `--store`, else RLHF_STORE, else ./rlhf-store; absolute.
+
+    StorageError where it is a link to nothing: a disk that is not mounted is not to be filled in on
+    another one.
+    """
+    chosen = (given or Path(os.environ.get(STORE_VARIABLE) or DEFAULT_STORE)).expanduser()
+    if chosen.is_symlink() and not chosen.exists():
+        raise StorageError(
+            f"The store {chosen} is a link to {chosen.readlink()}, which is not there. Mount or "
+            f"make that folder, or choose another one with --store or {STORE_VARIABLE}."
+        )
+    return chosen.resolve()
 
 
 def prepare_environment(store: Path) -> None:

@@ -3,6 +3,7 @@
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from rlhf_core.errors import MemoryExhausted, StorageError
 from rlhf_core.folders import system_faults_told
@@ -12,6 +13,7 @@ from tasks.store import Store
 from tasks.tracking import TrackedRun
 
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+_GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE)
 
 
 @contextmanager
@@ -35,11 +37,17 @@ def memory_faults_named(job: StageJob, run: TrackedRun) -> Iterator[None]:
 
 @contextmanager
 def storage_faults_named(store: Store) -> Iterator[None]:
-    """A full or failing disk within is an error that names the store."""
+    """A full or failing disk, or files taken away, within are an error that names the store."""
     try:
         with system_faults_told():
             yield
     except OSError as error:
+        if error.errno in _GONE and _is_below(error.filename, store.folder):
+            raise StorageError(
+                f"{error.filename} is not there ({error.strerror}): something was removed from the "
+                f"store {store.folder} while it was in use. Leave that to `rlhf store gc`, and run "
+                "the same command again: what is still there is used, the rest made anew."
+            ) from error
         if error.errno not in _FULL_DISK:
             raise
         raise StorageError(
@@ -47,3 +55,7 @@ def storage_faults_named(store: Store) -> Iterator[None]:
             f"({error.filename or 'no file named'}). Free space or choose another folder with "
             "--store; what was published before is kept."
         ) from error
+
+
+def _is_below(name: object, folder: Path) -> bool:
+    return isinstance(name, str | Path) and Path(name).is_relative_to(folder)

@@ -51,9 +51,9 @@ def stage_provenance(
     *,
     metrics: Mapping[str, float],
     started: datetime,
+    seconds: float,
 ) -> dict[str, Any]:
-    """The record that lies beside an artifact's payload."""
-    ended = datetime.now(UTC)
+    """The record that lies beside an artifact's payload; the clock may have been set meanwhile."""
     return {
         "stage": job.stage,
         "recipe": pipeline.recipe_name,
@@ -69,8 +69,8 @@ def stage_provenance(
         "runs": asdict(ids),
         "metrics": finite(metrics),
         "started_at": started.isoformat(timespec="seconds"),
-        "ended_at": ended.isoformat(timespec="seconds"),
-        "seconds": round((ended - started).total_seconds(), 3),
+        "ended_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": round(seconds, 3),
     }
 
 

@@ -4,6 +4,7 @@ The order is that of a safe publish: payload, manifest, rename, commit record, M
 """
 
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -50,9 +51,10 @@ def run_stage(job: StageJob, pipeline: PipelineRun, make: Make) -> Handle:
     """Compute the job's artifact, publish it, and link it to what it was made from."""
     store = Store(pipeline.store)
     inputs = {role: _open_input(handle) for role, handle in job.inputs.items()}
-    started = datetime.now(UTC)
+    started, began = datetime.now(UTC), time.monotonic()
     journal = store.work(job.key) / JOURNAL
     with (
+        storage_faults_named(store),
         beating(
             store.folder,
             stage=job.stage,
@@ -81,7 +83,10 @@ def run_stage(job: StageJob, pipeline: PipelineRun, make: Make) -> Handle:
             prefect_flow_run=runtime.flow_run.id,
             prefect_task_run=runtime.task_run.id,
         )
-        provenance = stage_provenance(job, pipeline, ids, metrics=metrics, started=started)
+        seconds = time.monotonic() - began
+        provenance = stage_provenance(
+            job, pipeline, ids, metrics=metrics, started=started, seconds=seconds
+        )
         provenance["encoding"] = encoding_record(store.work(job.key) / "payload")
         artifact = store.publish(job.key, job.stage, provenance)
         log_artifact(run, artifact, store, provenance, pages)

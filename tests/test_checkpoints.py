@@ -371,6 +371,13 @@ def test_a_full_or_failing_disk_ends_with_the_old_state_kept(folder, monkeypatch
     ]
 
 
+def test_a_folder_that_was_removed_meanwhile_is_told_as_such(folder: Path):
+    checkpoints = opened(folder)
+    shutil.rmtree(folder)
+    with pytest.raises(StorageError, match=r"was removed while .* starts the stage over"):
+        save(checkpoints, step=3)
+
+
 def test_too_little_room_is_told_with_both_numbers_before_anything_is_trained(tmp_path: Path):
     checkpoints = Checkpoints(tmp_path / "checkpoints", IDENTITY)
     with pytest.raises(StorageError, match=r"bytes free, but 2,\d{3},.* are needed") as refused:

@@ -191,6 +191,14 @@ def test_a_store_that_cannot_be_made_is_a_storage_fault(tiny_recipe, tmp_path):
     assert "cannot be made" in done.stderr
 
 
+def test_a_store_that_is_a_link_to_nothing_is_not_made_elsewhere(tiny_recipe, tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "disk" / "store")
+    done = rlhf("run", tiny_recipe, "--store", tmp_path / "link")
+    assert done.returncode == 4
+    assert done.stderr.startswith(f"rlhf: The store {tmp_path / 'link'} is a link to")
+    assert not (tmp_path / "disk").exists()
+
+
 def test_a_question_mark_in_the_stores_path_is_refused(tiny_recipe, tmp_path):
     done = rlhf("run", tiny_recipe, "--store", tmp_path / "what?")
     assert done.returncode == USERS_FAULT

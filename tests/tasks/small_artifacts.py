@@ -79,7 +79,9 @@ def make_chain(
             (payload / "model.safetensors").write_text(job.fingerprint.digest)
         ids = RunIds(f"{number:032x}", f"{100:032x}", "flow-run", f"task-run-{stage}")
         pipeline = PipelineRun(recipe.name, ids.mlflow_pipeline_run, store.folder)
-        provenance = stage_provenance(job, pipeline, ids, metrics=metrics, started=STARTED)
+        provenance = stage_provenance(
+            job, pipeline, ids, metrics=metrics, started=STARTED, seconds=1.5
+        )
         artifact = store.publish(job.key, stage, provenance)
         made[stage] = Handle(stage, artifact.path, artifact.digest, ids.mlflow_run)
     return SmallChain(store, made, raw)
