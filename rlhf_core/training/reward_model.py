@@ -91,7 +91,7 @@ def train_reward_model(
         saving, accelerator, trained, numbers={"guard": guard.numbers}, tensors=guard.tensors
     )
     teacher = _Teacher(prepared, optimizer, settings, special, accelerator, state, guard)
-    sets = [train] if mismatched is None else [mismatched, train]
+    sets: list[Rankings | Mismatches] = [train] if mismatched is None else [mismatched, train]
     steps = 0
     with state.continued(steps=sum(_steps(rankings, settings) for rankings in sets)):
         guard.keep_first()
