@@ -3,11 +3,13 @@
 import fcntl
 import functools
 import os
+import secrets
 from pathlib import Path
 
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from sqlalchemy.exc import SQLAlchemyError
 
 from tasks.run_journal import LOCAL_PREFIX
 
@@ -44,15 +46,21 @@ def _make_tables(file: Path) -> None:
 
     Half of them would keep MLflow from ever making the others: another file gets them first.
     """
-    staged = file.with_name(f".{file.name}.new")
-    staged.unlink(missing_ok=True)
+    start = f".{file.name}.new"
+    for left in file.parent.glob(f"{start}*"):
+        left.unlink(missing_ok=True)
+    # A name of its own each time: MLflow keeps connections by name, to a file that is gone too.
+    staged = file.with_name(f"{start}-{secrets.token_hex(4)}")
     _client_with_tables(f"{_SQLITE}{staged}")
     staged.replace(file)
 
 
 def _client_with_tables(uri: str) -> MlflowClient:
-    client = MlflowClient(uri)
-    client.search_registered_models(max_results=1)  # the registry looks at the tables too
+    try:
+        client = MlflowClient(uri)
+        client.search_registered_models(max_results=1)  # the registry looks at the tables too
+    except SQLAlchemyError as error:  # what MLflow lets through where it makes its tables
+        raise MlflowException(f"{uri} cannot be opened: {error}") from error
     return client
 
 
