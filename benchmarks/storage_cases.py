@@ -86,8 +86,10 @@ def judge(store: Path, api: str, code: int | None, right: Mapping[str, str]) -> 
     differing = differences(right, outcome(store))
     if differing:
         return "silent", "; ".join(differing)
+    # Where the log itself could not be written, Python says so with a traceback, rightly.
+    is_crash = "Traceback (most recent call last)" in log and "--- Logging error ---" not in log
     is_told = code == StorageError.exit_code and str(store) in last
-    if code and ("Traceback (most recent call last)" in log or not is_told):
+    if code and (is_crash or not is_told):
         return "refused badly", last or log[-300:]
     if code:
         return "refused well", last

@@ -1,16 +1,19 @@
 """What ends a stage from outside told in a sentence: no memory, or a disk that failed."""
 
 import errno
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rlhf_core.errors import MemoryExhausted, StorageError
+from rlhf_core.errors import ArtifactError, MemoryExhausted, StorageError
 from rlhf_core.folders import system_faults_told
 from tasks.handles import StageJob
 from tasks.memory import how_to_need_less, memory_now, ran_out_of_memory
 from tasks.store import Store
 from tasks.tracking import TrackedRun
+
+_log = logging.getLogger(__name__)
 
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE)
@@ -55,6 +58,15 @@ def storage_faults_named(store: Store) -> Iterator[None]:
             f"({error.filename or 'no file named'}). Free space or choose another folder with "
             "--store; what was published before is kept."
         ) from error
+
+
+@contextmanager
+def later_faults_logged() -> Iterator[None]:
+    """While an error is on its way, what else the disk refuses is a line of the log."""
+    try:
+        yield
+    except (OSError, ArtifactError) as error:
+        _log.warning("how the run ended is not in its record: %s", error)
 
 
 def _is_below(name: object, folder: Path) -> bool:

@@ -15,6 +15,7 @@ from rlhf_core.settings.base import Stage
 from rlhf_core.settings.recipe import Recipe
 from rlhf_core.stopping import PROCESS
 from tasks.clone import code_diff, code_version
+from tasks.faults import later_faults_logged
 from tasks.handles import PipelineRun
 from tasks.heartbeat import beating
 from tasks.leftovers import PIPELINES, ship_leftovers, shipping_finished
@@ -81,9 +82,10 @@ def open_pipeline(
         except BaseException as error:
             state = end_state(error)
             outcome = {"state": state, "failure": PROCESS.reason(error)}
-            if not store.knows_run(run.run_id):  # a signal came before the record was written
-                store.write_run(run.run_id, record)
-            _close(run, store, outcome, show_in_prefect=state != INTERRUPTED)
+            with later_faults_logged():
+                if not store.knows_run(run.run_id):  # a signal came before the record was written
+                    store.write_run(run.run_id, record)
+                _close(run, store, outcome, show_in_prefect=state != INTERRUPTED)
             raise
         _close(run, store, {"state": "done"}, show_in_prefect=True)
 

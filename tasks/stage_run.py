@@ -31,7 +31,7 @@ from tasks.continuations import (
 )
 from tasks.datasets import tables_of, tables_read
 from tasks.environment import checkpoint_seconds
-from tasks.faults import memory_faults_named, storage_faults_named
+from tasks.faults import later_faults_logged, memory_faults_named, storage_faults_named
 from tasks.handles import Handle, PipelineRun, StageJob
 from tasks.heartbeat import beating
 from tasks.pages import RECIPE, stage_page
@@ -197,7 +197,8 @@ def _noted(job: StageJob, pipeline: PipelineRun) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        note_stage(pipeline, job.stage, state=end_state(error))
+        with later_faults_logged():
+            note_stage(pipeline, job.stage, state=end_state(error))
         raise
 
 

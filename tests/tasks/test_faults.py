@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from rlhf_core.errors import StorageError
-from tasks.faults import storage_faults_named
+from tasks.faults import later_faults_logged, storage_faults_named
 from tasks.store import Store
 
 
@@ -22,3 +22,17 @@ def test_a_folder_removed_from_the_store_meanwhile_is_a_storage_fault(tmp_path):
 def test_a_file_that_is_missing_elsewhere_is_no_fault_of_the_store(tmp_path):
     with pytest.raises(FileNotFoundError), storage_faults_named(Store(tmp_path / "store")):
         (tmp_path / "raw.jsonl").read_text()
+
+
+def test_the_first_fault_is_the_one_that_is_told(tmp_path, caplog):
+    def end_badly():
+        try:
+            raise StorageError("the checkpoint cannot be saved")
+        except StorageError:
+            with later_faults_logged():
+                (tmp_path / "gone" / "run.json").write_text("{}")
+            raise
+
+    with pytest.raises(StorageError, match="the checkpoint cannot be saved"):
+        end_badly()
+    assert "not in its record: [Errno 2]" in caplog.text
