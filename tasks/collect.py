@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlhf_core.errors import ArtifactError, UserError
+from rlhf_core.errors import UserError
 from rlhf_core.origins import origin_path, write_origin
-from rlhf_core.settings.model import ModelSettings
 from tasks.fingerprints import code_of_function
+from tasks.policies import Policy, find_policy
 from tasks.store import Store
-from tasks.targets import find_target
 
 if TYPE_CHECKING:
     from rlhf_core.collection import Answered, Collected
@@ -60,19 +59,11 @@ def collect_into(
             f"{request.output} exists, and collected responses are not written over: name another "
             "file, or remove it."
         )
-    artifact = find_target(target, store)
-    if artifact.stage not in ("sft", "ppo"):
-        raise ArtifactError(
-            f"{artifact.path} was written by stage '{artifact.stage}' and holds no policy: name "
-            "an artifact of stage 'sft' or 'ppo'."
-        )
-    provenance = artifact.provenance()
-    model = ModelSettings.model_validate(provenance["fingerprint"]["settings"]["model"])
+    policy = find_policy(target, store)
+    artifact = policy.artifact
     from rlhf_core.labeling import exported, write_documents
 
-    texts = _prompts(request, provenance, store)
-    collected = _collect(request, model, artifact.path, texts, answered)
-    policy = {"stage": artifact.stage, "digest": artifact.digest, "recipe": provenance["recipe"]}
+    collected = _collect(request, policy, _prompts(request, policy, store), answered)
     groups = collected.groups
     if request.labeler is not None and request.format == "rlhf":
         groups = [group for group in groups if group.prefers]
@@ -81,7 +72,12 @@ def collect_into(
     )
     request.output.parent.mkdir(parents=True, exist_ok=True)
     write_documents(request.output, documents)
-    write_origin(request.output, {"kind": "collected", "policy": policy, **_settings(request)})
+    written_by = {
+        "stage": artifact.stage,
+        "digest": artifact.digest,
+        "recipe": policy.provenance["recipe"],
+    }
+    write_origin(request.output, {"kind": "collected", "policy": written_by, **_settings(request)})
     return CollectedFile(
         request.output,
         origin_path(request.output),
@@ -105,23 +101,16 @@ def import_rankings(labeled: Path, output: Path) -> int:
     return len(rows)
 
 
-def _prompts(request: Request, provenance: Mapping[str, Any], store: Store) -> list[str]:
-    if request.prompts is not None:
-        from rlhf_core.prompt_files import prompts_in_file
+def _prompts(request: Request, policy: Policy, store: Store) -> list[str]:
+    if request.prompts is None:
+        return policy.prompts(store, "train")
+    from rlhf_core.prompt_files import prompts_in_file
 
-        return prompts_in_file(request.prompts)
-    from rlhf_core.tables import read_prompts
-
-    data = find_target(provenance["inputs"]["data"]["digest"], store)
-    return list(read_prompts(data.path, "train").prompt)
+    return prompts_in_file(request.prompts)
 
 
 def _collect(
-    request: Request,
-    model: ModelSettings,
-    policy_folder: Path,
-    texts: Sequence[str],
-    answered: "Answered",
+    request: Request, policy: Policy, texts: Sequence[str], answered: "Answered"
 ) -> "Collected":
     from rlhf_core.collection import Draws, collect_from, labeled, load_labeler
 
@@ -129,8 +118,8 @@ def _collect(
     if request.labeler is not None:
         labeler = load_labeler(request.labeler, setting=LABELER_OPTION)
     collected = collect_from(
-        policy_folder,
-        model,
+        policy.artifact.path,
+        policy.model,
         texts,
         Draws(request.responses_per_prompt, request.temperature),
         limit=request.count,

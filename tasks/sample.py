@@ -3,10 +3,8 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rlhf_core.errors import ArtifactError
-from rlhf_core.settings.model import ModelSettings
+from tasks.policies import find_policy
 from tasks.store import Store
-from tasks.targets import find_target
 
 if TYPE_CHECKING:
     from rlhf_core.sampling import Response
@@ -31,20 +29,12 @@ def sample_policy(
 
     Raises ArtifactError where the artifact holds no policy.
     """
-    artifact = find_target(target, store)
-    if artifact.stage not in ("sft", "ppo"):
-        raise ArtifactError(
-            f"{artifact.path} was written by stage '{artifact.stage}' and holds no policy: name "
-            "an artifact of stage 'sft' or 'ppo'."
-        )
-    provenance = artifact.provenance()
-    model = ModelSettings.model_validate(provenance["fingerprint"]["settings"]["model"])
+    policy = find_policy(target, store)
     if not prompts:
-        from rlhf_core.tables import read_prompts
-
-        data = find_target(provenance["inputs"]["data"]["digest"], store)
-        prompts = tuple(read_prompts(data.path, "evaluation").prompt[:SHOWN_PROMPTS])
+        prompts = tuple(policy.prompts(store, "evaluation")[:SHOWN_PROMPTS])
     from rlhf_core.sampling import sample_texts
 
-    responses = sample_texts(artifact.path, model, prompts, temperature=temperature, seed=seed)
-    return Samples(artifact.digest, artifact.stage, responses)
+    responses = sample_texts(
+        policy.artifact.path, policy.model, prompts, temperature=temperature, seed=seed
+    )
+    return Samples(policy.artifact.digest, policy.artifact.stage, responses)
