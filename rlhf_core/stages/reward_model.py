@@ -32,7 +32,7 @@ from rlhf_core.training.gate import SCORECARD
 from rlhf_core.training.normalization import Reading, SftSamples, Texts, member_scores_of, normalize
 from rlhf_core.training.optimization import make_accelerator
 from rlhf_core.training.ranked import encoded_rankings, mismatches
-from rlhf_core.training.startup import reward_model_readings
+from rlhf_core.training.taken_readings import reward_model_readings
 
 
 def make_reward_model(

@@ -41,8 +41,8 @@ from rlhf_core.training.optimization import make_accelerator
 from rlhf_core.training.ptx import cut_texts
 from rlhf_core.training.sft import train_sft
 from rlhf_core.training.sft_course import EpochSampler, SftOutcome
-from rlhf_core.training.startup import encoded, fitting_texts, policy_readings
 from rlhf_core.training.state import saving_into
+from rlhf_core.training.taken_readings import encoded, fitting_texts, policy_readings
 from rlhf_core.training.trained import copied_tensors, take_tensors
 
 

@@ -107,7 +107,7 @@ class PpoWatch:
             self._reporting(update, metrics, lambda: self.guard.judge(update, bad, rows))
             return False
         self._sentinel.remember(metrics)
-        self._before = metrics.keys() | set()
+        self._before = set(metrics)
         errors = self._rule_errors(rollout, seed, kl_coef=metrics["kl_coef"])
         seen = {**metrics, **errors, "broken_rules": max(errors.values())}
 
@@ -129,7 +129,8 @@ class PpoWatch:
         """Look at what the steps did, and keep the state where all is well and it is time to."""
         moved = metrics["update_norm"] > 0 or update <= self._settings.value_warmup_updates
         self._rules["still_updates"] = 0 if moved else self._rules["still_updates"] + 1
-        self._sentinel.remember({name: metrics[name] for name in metrics.keys() - self._before})
+        later = (name for name in metrics if name not in self._before)  # in an order of their own
+        self._sentinel.remember({name: metrics[name] for name in later})
         seen = {**metrics, "still_updates": float(self._rules["still_updates"])}
 
         def examine(raised: frozenset[str]) -> Mapping[str, float]:

@@ -53,8 +53,8 @@ def test_a_recipe_runs_to_the_end_twice_with_the_same_bits_and_traces_to_its_fil
     runs = rlhf("runs", "--store", tmp_path / "a")
     assert digests["evaluation"][:12] in runs.stdout
     check_samples(tmp_path / "a", digests)
-    check_collection(tmp_path / "a", digests, tmp_path)
     check_reuse(tiny_recipe, tmp_path / "a", digests)
+    check_collection(tmp_path / "a", digests, tmp_path)
 
 
 def check_samples(store: Path, digests: dict[str, str]) -> None:

@@ -74,6 +74,7 @@ def test_when_mlflow_answers_again_the_stages_before_are_told_to_it_while_the_ru
         made = make_ppo(*arguments, report=report, **others)
         waiting.append(len(unshipped(store)))
         proxy.mode = "pass"
+        monkeypatch.setattr("tasks.tracking.END_SECONDS", LONGEST_WAIT_SECONDS)
         until = time.monotonic() + LONGEST_WAIT_SECONDS
         while unshipped(store) and time.monotonic() < until:
             time.sleep(0.05)
