@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from rlhf_core.batches import Encoder, SpecialTokens
 from rlhf_core.errors import DataError
-from rlhf_core.generation import sample_in_batches
+from rlhf_core.generation import draw_responses
 from rlhf_core.models import end_token_ids
 from rlhf_core.named_functions import checked_numbers, load_function
 from rlhf_core.pretrained import load_policy, load_tokenizer
@@ -25,9 +25,6 @@ Labeler = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
 
 Answered = Callable[[int, int], None]
 """Called with the number of responses drawn so far and of all that will be."""
-
-BATCHES_TOGETHER = 4
-"""Batches that are sampled side by side before progress is told."""
 
 
 @dataclass(frozen=True)
@@ -148,30 +145,26 @@ def collect_responses(
     owners = [row for row in range(len(prompts)) for _ in range(draws.responses_per_prompt)]
     found: list[list[str]] = [[] for _ in prompts]
     unfinished = repeated = 0
-    together = BATCHES_TOGETHER * draws.batch_size
-    for start in range(0, len(owners), together):
-        part = owners[start : start + together]
-        sequences = sample_in_batches(
-            policy,
-            [ids[row] for row in part],
-            special=special,
-            max_tokens=encoder.settings.max_response_tokens,
-            temperature=draws.temperature,
-            batch_size=draws.batch_size,
-            seed=seed * 1_000_003 + start,
-        ).sequences
-        rows = [
-            response[mask].tolist()
-            for response, mask in zip(sequences.response_ids, sequences.response_mask, strict=True)
-        ]
-        for owner, row, text in zip(part, rows, encoder.texts(rows), strict=True):
+    done = 0
+    for drawn in draw_responses(
+        policy,
+        [ids[row] for row in owners],
+        special=special,
+        max_tokens=encoder.settings.max_response_tokens,
+        temperature=draws.temperature,
+        batch_size=draws.batch_size,
+        seed=seed,
+    ):
+        part = owners[done : done + len(drawn.ids)]
+        for owner, row, text in zip(part, drawn.ids, encoder.texts(drawn.ids), strict=True):
             if row[-1] not in special.end or not text.strip():
                 unfinished += 1
             elif text in found[owner]:
                 repeated += 1
             else:
                 found[owner].append(text)
-        answered(min(start + together, len(owners)), len(owners))
+        done += len(drawn.ids)
+        answered(done, len(owners))
     groups = [
         Group(prompt, tuple(texts))
         for prompt, texts in zip(prompts, found, strict=True)

@@ -4,7 +4,7 @@ There is no top-k, top-p, penalty or minimum length: the distribution sampled fr
 one whose log-probabilities are taken later (details P2 and P3).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -23,6 +23,18 @@ class Sampled(NamedTuple):
 
     sequences: Sequences
     logprobs: Tensor
+
+
+BATCHES_TOGETHER = 4
+"""Batches that `draw_responses` samples side by side before progress is told."""
+
+
+class Drawn(NamedTuple):
+    """Responses as ids, the end token included where they ended, and what the sampler gave each."""
+
+    ids: list[list[int]]
+    loglikelihoods: list[float]
+    """Sum of the log-probabilities of a response's tokens."""
 
 
 def response_distribution(
@@ -183,6 +195,38 @@ def sample_in_batches(
         one_below_the_other([part.sequences for part in parts], special.pad),
         torch.cat([pad(part.logprobs, (0, longest - part.logprobs.shape[1])) for part in parts]),
     )
+
+
+def draw_responses(
+    policy: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    *,
+    special: SpecialTokens,
+    max_tokens: int,
+    temperature: float,
+    batch_size: int,
+    seed: int,
+) -> Iterator[Drawn]:
+    """Draw one response to each prompt, in their order, some batches at a time.
+
+    In between the caller can tell how far it is. All draws come from `seed`.
+    """
+    together = BATCHES_TOGETHER * batch_size
+    for start in range(0, len(prompts), together):
+        sampled = sample_in_batches(
+            policy,
+            prompts[start : start + together],
+            special=special,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            batch_size=batch_size,
+            seed=seed * 1_000_003 + start,
+        )
+        responses, mask = sampled.sequences.response_ids, sampled.sequences.response_mask
+        yield Drawn(
+            [row[real].tolist() for row, real in zip(responses, mask, strict=True)],
+            sampled.logprobs.masked_fill(~mask, 0.0).sum(dim=1).tolist(),
+        )
 
 
 def _draw(

@@ -101,7 +101,7 @@ class RowReader:
             ranks=tuple(ranks),
             source=source,
             group=group,
-            key=" ".join(key.split()).casefold(),
+            key=comparable_key(key),
             file=raw.file,
             line=raw.line,
             margin=margin,
@@ -113,6 +113,11 @@ class RowReader:
             return _READERS[self.form](fields)
         opening, rest = split_opening(_text(fields, "text"), self.opening_sentences)
         return _Parts(opening, [rest], [])
+
+
+def comparable_key(text: str) -> str:
+    """The text without differences of case and white space: rows of equal keys stay together."""
+    return " ".join(text.split()).casefold()
 
 
 def form_of(first: RawRow, columns: Mapping[str, str], table: str) -> Form:

@@ -10,16 +10,13 @@ from transformers import PreTrainedModel
 from rlhf_core.batches import Encoder, SpecialTokens, join
 from rlhf_core.evaluation.gold import GoldScores
 from rlhf_core.evaluation.measures import best_index
-from rlhf_core.generation import response_distribution, sample_in_batches
+from rlhf_core.generation import draw_responses, response_distribution
 from rlhf_core.maths.logprobs import taken_logprobs
 from rlhf_core.maths.rewards import kl_estimates
 from rlhf_core.scorers import HELD_OUT_SCORE, PromptText, Scorer
 
 Answered = Callable[[int], None]
 """Called with the number of responses that were added."""
-
-BATCHES_TOGETHER = 4
-"""Batches that are sampled side by side before progress is told."""
 
 
 @dataclass(frozen=True)
@@ -149,22 +146,18 @@ class Sampler:
         rows = [row for row in range(len(prompts)) for _ in range(copies)]
         ids: list[list[int]] = []
         loglikelihoods: list[float] = []
-        together = BATCHES_TOGETHER * self.batch_size
-        for start in range(0, len(rows), together):
-            part = rows[start : start + together]
-            sampled = sample_in_batches(
-                policy,
-                [prompts.ids[row] for row in part],
-                special=self.special,
-                max_tokens=self.encoder.settings.max_response_tokens,
-                temperature=temperature,
-                batch_size=self.batch_size,
-                seed=seed * 1_000_003 + start,
-            )
-            responses, mask = sampled.sequences.response_ids, sampled.sequences.response_mask
-            ids += [row[real].tolist() for row, real in zip(responses, mask, strict=True)]
-            loglikelihoods += sampled.logprobs.masked_fill(~mask, 0.0).sum(dim=1).tolist()
-            self.answered(len(part))
+        for drawn in draw_responses(
+            policy,
+            [prompts.ids[row] for row in rows],
+            special=self.special,
+            max_tokens=self.encoder.settings.max_response_tokens,
+            temperature=temperature,
+            batch_size=self.batch_size,
+            seed=seed,
+        ):
+            ids += drawn.ids
+            loglikelihoods += drawn.loglikelihoods
+            self.answered(len(drawn.ids))
         ended = [row[-1] in self.special.end for row in ids]
         return Answers(rows, ids, self.encoder.texts(ids), ended, loglikelihoods)
 

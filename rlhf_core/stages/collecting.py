@@ -10,6 +10,7 @@ import pandas as pd
 from rlhf_core.collection import Collected, Draws, Group, collect_from, labeled, load_labeler
 from rlhf_core.errors import DataError
 from rlhf_core.report import Report
+from rlhf_core.rows import comparable_key
 from rlhf_core.settings.collection import CollectionSettings
 from rlhf_core.settings.model import ModelSettings
 from rlhf_core.splits import held_out_keys
@@ -55,7 +56,7 @@ def collected_preferences(
     )
     collected = labeled(unlabeled, labeler)
     ranked = [group for group in collected.groups if group.prefers]
-    if len({_key(group) for group in ranked}) < 2:
+    if len({comparable_key(group.prompt) for group in ranked}) < 2:
         raise DataError(
             f"{SETTING}: {settings.labeler} preferred a response in {len(ranked)} of "
             f"{len(collected.groups)} rankings, and two are the least: name one that tells "
@@ -70,7 +71,7 @@ def collected_preferences(
 def _split(
     ranked: Sequence[Group], share: float, collected: Collected, labeler: str
 ) -> Preferences:
-    keys = [_key(group) for group in ranked]
+    keys = [comparable_key(group.prompt) for group in ranked]
     held_out = held_out_keys(
         {"collected": set(keys)}, share, salt="collected-validation", split_by="prompt"
     )
@@ -93,7 +94,3 @@ def _split(
         frame[is_held_out].reset_index(drop=True),
         collected.metrics(),
     )
-
-
-def _key(group: Group) -> str:
-    return " ".join(group.prompt.split()).casefold()
