@@ -15,7 +15,7 @@ from torch.nn.functional import pad
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_core.chat import ChatCodec
-from rlhf_core.dialogues import messages_of
+from rlhf_core.data.dialogues import messages_of
 from rlhf_core.settings.model import ModelSettings
 
 

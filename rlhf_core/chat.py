@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_core.chat_template import ChatTemplate
-from rlhf_core.dialogues import Message
+from rlhf_core.data.dialogues import Message
 from rlhf_core.errors import DataError, ModelError
 from rlhf_core.settings.model import ModelSettings
 

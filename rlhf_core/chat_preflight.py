@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rlhf_core.chat import ChatCodec
-from rlhf_core.dialogues import Message
+from rlhf_core.data.dialogues import Message
 from rlhf_core.errors import ModelError
 
 CHECKED_ROWS = 64

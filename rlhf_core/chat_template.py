@@ -19,7 +19,7 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from rlhf_core.dialogues import Message
+from rlhf_core.data.dialogues import Message
 from rlhf_core.errors import ModelError
 
 MAX_TEMPLATE_BYTES = 200_000

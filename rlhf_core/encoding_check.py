@@ -9,7 +9,7 @@ import pandas as pd
 
 from rlhf_core.batches import Encoder
 from rlhf_core.chat_preflight import CHECKED_ROWS, check_chat
-from rlhf_core.dialogues import Message, messages_of
+from rlhf_core.data.dialogues import Message, messages_of
 from rlhf_core.folders import digest, pretty_json
 
 ENCODING = "encoding.json"

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlhf_core.data.origins import origin_path, write_origin
 from rlhf_core.errors import UserError
-from rlhf_core.origins import origin_path, write_origin
 from tasks.fingerprints import code_of_function
 from tasks.policies import Policy, find_policy
 from tasks.store import Store
@@ -104,7 +104,7 @@ def import_rankings(labeled: Path, output: Path) -> int:
 def _prompts(request: Request, policy: Policy, store: Store) -> list[str]:
     if request.prompts is None:
         return policy.prompts(store, "train")
-    from rlhf_core.prompt_files import prompts_in_file
+    from rlhf_core.data.prompt_files import prompts_in_file
 
     return prompts_in_file(request.prompts)
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import rlhf_core
 from rlhf_core.artifacts import digest, sha256_of
-from rlhf_core.origins import SUFFIX as ORIGIN
-from rlhf_core.origins import origin_path
+from rlhf_core.data.origins import SUFFIX as ORIGIN
+from rlhf_core.data.origins import origin_path
 from rlhf_core.settings.base import Stage
 from rlhf_core.settings.data import TableSettings
 from rlhf_core.settings.recipe import Recipe

@@ -20,8 +20,8 @@ from rlhf_core.artifacts import (
     open_artifact,
     read_provenance,
 )
+from rlhf_core.data.origins import CHANGED
 from rlhf_core.errors import ArtifactError
-from rlhf_core.origins import CHANGED
 from tasks.continuations import past_lines
 from tasks.datasets import read_sources
 from tasks.pages import SHOWN_DIGEST

@@ -10,7 +10,7 @@ from rlhf_core.batches import Encoder
 from rlhf_core.chat import ChatCodec, carry_template
 from rlhf_core.chat_preflight import check_chat
 from rlhf_core.chat_template import ChatTemplate
-from rlhf_core.dialogues import messages_of, render_messages
+from rlhf_core.data.dialogues import messages_of, render_messages
 from rlhf_core.errors import DataError, ModelError
 from rlhf_core.new_tokenizers import byte_pair_tokenizer, word_tokenizer
 from rlhf_core.settings.model import ModelSettings

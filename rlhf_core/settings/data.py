@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from rlhf_core.rules import LENGTH_RULES, RULES, Action, allowed_actions
+from rlhf_core.data.rules import LENGTH_RULES, RULES, Action, allowed_actions
 from rlhf_core.settings.base import Settings
 
 
@@ -132,7 +132,7 @@ class DataSettings(Settings):
 
     rules: dict[str, Literal["refuse", "set_aside", "warn"]] = Field(default_factory=dict)
     """Rule id to what is done with a row that breaks it, where the default does not fit:
-    `{TXT-001: set_aside}`. `rlhf_core.rules` lists them."""
+    `{TXT-001: set_aside}`. `rlhf_core.data.rules` lists them."""
 
     @field_validator("rules")
     @classmethod

@@ -8,12 +8,12 @@ from typing import NamedTuple
 import pandas as pd
 
 from rlhf_core.collection import Collected, Draws, Group, collect_from, labeled, load_labeler
+from rlhf_core.data.rows import comparable_key
+from rlhf_core.data.splits import held_out_keys
 from rlhf_core.errors import DataError
 from rlhf_core.report import Report
-from rlhf_core.rows import comparable_key
 from rlhf_core.settings.collection import CollectionSettings
 from rlhf_core.settings.model import ModelSettings
-from rlhf_core.splits import held_out_keys
 from rlhf_core.tables import read_prompts
 
 COLLECTED = "collected.jsonl"

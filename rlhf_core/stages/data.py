@@ -5,17 +5,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
-from rlhf_core.checking import CheckedTable, check_table, refusal
+from rlhf_core.data.checking import CheckedTable, check_table, refusal
+from rlhf_core.data.lengths import length_counter, longer_wins_accuracy
+from rlhf_core.data.reading import read_table
+from rlhf_core.data.rows import Row
+from rlhf_core.data.rules import LENGTH_RULES, RULES, count_by_rule
+from rlhf_core.data.schemas import TableName
+from rlhf_core.data.sides import Sides, split_tables
 from rlhf_core.errors import DataError
-from rlhf_core.lengths import length_counter, longer_wins_accuracy
-from rlhf_core.preferences import TableName
-from rlhf_core.reading import read_table
 from rlhf_core.report import Report
-from rlhf_core.rows import Row
-from rlhf_core.rules import LENGTH_RULES, RULES, count_by_rule
 from rlhf_core.settings.data import DataSettings, SupportDeskSettings, TableSettings
 from rlhf_core.settings.model import ModelSettings
-from rlhf_core.sides import Sides, split_tables
 from rlhf_core.tables import write_table
 from rlhf_core.world.corpus import write_world
 

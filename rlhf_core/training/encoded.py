@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from rlhf_core.batches import Encoder
-from rlhf_core.dialogues import messages_of
+from rlhf_core.data.dialogues import messages_of
 from rlhf_core.errors import DataError, ModelError
 from rlhf_core.settings.sft import SftSettings
 from rlhf_core.training.demonstrations import Demonstrations

@@ -8,7 +8,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 import pytest
 
-from rlhf_core.preferences import TableName
+from rlhf_core.data.schemas import TableName
 from rlhf_core.recipes import load_recipe
 from rlhf_core.settings.base import STAGES, Settings, Stage
 from rlhf_core.settings.recipe import Recipe

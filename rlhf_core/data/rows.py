@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from rlhf_core.dialogues import render_messages, split_opening, split_transcripts
+from rlhf_core.data.dialogues import render_messages, split_opening, split_transcripts
+from rlhf_core.data.rules import Fault, escaped
+from rlhf_core.data.sources import RawRow, type_in_words
+from rlhf_core.data.unusable import UnusableError
 from rlhf_core.errors import DataError
-from rlhf_core.rules import Fault, escaped
-from rlhf_core.sources import RawRow, type_in_words
-from rlhf_core.unusable import UnusableError
 
 Form = Literal[
     "prompt_response",

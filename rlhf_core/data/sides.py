@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from rlhf_core.preferences import TableName
-from rlhf_core.rows import Row
+from rlhf_core.data.rows import Row
+from rlhf_core.data.schemas import TableName
+from rlhf_core.data.splits import held_out_keys
 from rlhf_core.settings.data import DataSettings
-from rlhf_core.splits import held_out_keys
 
 Splits = Mapping[str, Sequence[Row]]
 

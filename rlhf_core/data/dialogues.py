@@ -7,9 +7,9 @@ import re
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, TypedDict
 
-from rlhf_core.rules import escaped
-from rlhf_core.sources import type_in_words
-from rlhf_core.unusable import UnusableError
+from rlhf_core.data.rules import escaped
+from rlhf_core.data.sources import type_in_words
+from rlhf_core.data.unusable import UnusableError
 
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 

@@ -8,8 +8,8 @@ import pandas as pd
 import pandera.pandas as pa
 from pandera.errors import SchemaErrors
 
-from rlhf_core.rows import Row
-from rlhf_core.rules import Fault
+from rlhf_core.data.rows import Row
+from rlhf_core.data.rules import Fault
 
 TableName = Literal["demonstrations", "preferences", "prompts", "text"]
 

@@ -14,8 +14,8 @@ from typing import BinaryIO, NamedTuple, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rlhf_core.data.rules import Fault, escaped
 from rlhf_core.errors import DataError
-from rlhf_core.rules import Fault, escaped
 
 MAX_ROW_BYTES = 16 * 2**20
 

@@ -7,7 +7,7 @@ and where one paragraph is left, its last characters.
 
 from collections.abc import Callable
 
-from rlhf_core.dialogues import ASSISTANT, HUMAN
+from rlhf_core.data.dialogues import ASSISTANT, HUMAN
 
 Fits = Callable[[str], bool]
 

@@ -1,13 +1,13 @@
 import pytest
 
-from rlhf_core.comparisons import join_rankings
-from rlhf_core.dialogues import render_messages, split_opening, split_transcripts
+from rlhf_core.data.comparisons import join_rankings
+from rlhf_core.data.dialogues import render_messages, split_opening, split_transcripts
+from rlhf_core.data.rows import Form, Row, RowReader, form_of
+from rlhf_core.data.rules import Fault, render_faults
+from rlhf_core.data.schemas import check_rows
+from rlhf_core.data.sources import RawRow
+from rlhf_core.data.unusable import UnusableError
 from rlhf_core.errors import DataError
-from rlhf_core.preferences import check_rows
-from rlhf_core.rows import Form, Row, RowReader, form_of
-from rlhf_core.rules import Fault, render_faults
-from rlhf_core.sources import RawRow
-from rlhf_core.unusable import UnusableError
 
 
 def read(form: Form, fields: dict[str, object], split_by: str = "prompt") -> Row | Fault:

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf_core.cutting import cut_prompt
+from rlhf_core.data.cutting import cut_prompt
 
 
 def at_most(words: int):

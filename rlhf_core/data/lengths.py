@@ -9,10 +9,10 @@ from typing import Literal, NamedTuple
 
 from tokenizers import Tokenizer
 
+from rlhf_core.data.rows import Row
+from rlhf_core.data.rules import Fault
+from rlhf_core.data.schemas import field_names
 from rlhf_core.errors import ModelError
-from rlhf_core.preferences import field_names
-from rlhf_core.rows import Row
-from rlhf_core.rules import Fault
 from rlhf_core.settings.model import ModelSettings
 
 Count = Callable[[Sequence[str]], list[int]]

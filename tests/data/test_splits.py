@@ -4,12 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rlhf_core.data.lengths import longer_wins_accuracy
+from rlhf_core.data.rows import Row
+from rlhf_core.data.sides import split_tables
+from rlhf_core.data.splits import held_out_keys
 from rlhf_core.errors import DataError
-from rlhf_core.lengths import longer_wins_accuracy
-from rlhf_core.rows import Row
 from rlhf_core.settings.data import DataSettings, TableSettings
-from rlhf_core.sides import split_tables
-from rlhf_core.splits import held_out_keys
 
 MANY = [f"prompt {number}" for number in range(2000)]
 DEBATES = [f"debate {number}" for number in range(32)]

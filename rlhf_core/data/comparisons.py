@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from rlhf_core.rows import Row
-from rlhf_core.rules import Fault
+from rlhf_core.data.rows import Row
+from rlhf_core.data.rules import Fault
 
 
 class JoinedRows(NamedTuple):

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
+from rlhf_core.data.reading import read_table
+from rlhf_core.data.rules import RULES, render_faults
+from rlhf_core.data.schemas import check_rows
 from rlhf_core.errors import DataError
-from rlhf_core.preferences import check_rows
-from rlhf_core.reading import read_table
-from rlhf_core.rules import RULES, render_faults
 from rlhf_core.settings.data import TableSettings
 
 

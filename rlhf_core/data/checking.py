@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from rlhf_core.cutting import cut_prompt
-from rlhf_core.lengths import LengthCounter, check_lengths
-from rlhf_core.preferences import TableName, check_rows
-from rlhf_core.reading import ReadTable
-from rlhf_core.rows import Row
-from rlhf_core.rules import LENGTH_RULES, RULES, Action, Fault, count_by_rule, render_faults
+from rlhf_core.data.cutting import cut_prompt
+from rlhf_core.data.lengths import LengthCounter, check_lengths
+from rlhf_core.data.reading import ReadTable
+from rlhf_core.data.rows import Row
+from rlhf_core.data.rules import LENGTH_RULES, RULES, Action, Fault, count_by_rule, render_faults
+from rlhf_core.data.schemas import TableName, check_rows
 from rlhf_core.settings.data import DataSettings
 from rlhf_core.settings.model import ModelSettings
 

@@ -5,15 +5,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import islice
 
-from rlhf_core.comparisons import join_rankings
+from rlhf_core.data.comparisons import join_rankings
+from rlhf_core.data.hub import Source, find_sources, read_rows
+from rlhf_core.data.origins import read_origin
+from rlhf_core.data.rows import PREFERENCE_FORMS, Row, RowReader, form_of
+from rlhf_core.data.rules import Fault
+from rlhf_core.data.schemas import TableName
+from rlhf_core.data.sources import LocalFile, RawRow
 from rlhf_core.errors import DataError
-from rlhf_core.hub import Source, find_sources, read_rows
-from rlhf_core.origins import read_origin
-from rlhf_core.preferences import TableName
-from rlhf_core.rows import PREFERENCE_FORMS, Row, RowReader, form_of
-from rlhf_core.rules import Fault
 from rlhf_core.settings.data import TableSettings
-from rlhf_core.sources import LocalFile, RawRow
 
 
 @dataclass(frozen=True, slots=True)

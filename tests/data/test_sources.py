@@ -8,11 +8,11 @@ import huggingface_hub
 import pandas as pd
 import pytest
 
+from rlhf_core.data.hub import HubData, find_sources, read_rows
+from rlhf_core.data.rules import Fault
+from rlhf_core.data.sources import MAX_ROW_BYTES, LocalFile, RawRow, local_file, read_file
 from rlhf_core.errors import DataError
-from rlhf_core.hub import HubData, find_sources, read_rows
-from rlhf_core.rules import Fault
 from rlhf_core.settings.data import TableSettings
-from rlhf_core.sources import MAX_ROW_BYTES, LocalFile, RawRow, local_file, read_file
 
 ROWS: Sequence[dict[str, object]] = [
     {"prompt": "2 + 2?", "response": "4"},

@@ -9,10 +9,10 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rlhf_core.data.rules import Fault
+from rlhf_core.data.sources import DATA_SUFFIXES, LocalFile, RawRow, local_file, read_file
 from rlhf_core.errors import DataError
-from rlhf_core.rules import Fault
 from rlhf_core.settings.data import TableSettings
-from rlhf_core.sources import DATA_SUFFIXES, LocalFile, RawRow, local_file, read_file
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+|[\w-]+")
 
