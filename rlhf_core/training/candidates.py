@@ -143,7 +143,7 @@ class Candidates:
                 name if name == "progress" else prefix + name: value
                 for name, value in metrics.items()
             }
-            if count > 1:
+            if count > 1 and "progress" in metrics:
                 told["progress"] = (number + metrics["progress"]) / count
             self.recording(before + step, told)
 

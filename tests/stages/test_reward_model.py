@@ -25,6 +25,7 @@ from rlhf_core.settings.reward_model import (
     PretrainedRewardModelSettings,
     RewardModelSettings,
 )
+from rlhf_core.settings.sentinel import Limits, RewardModelSentinelSettings
 from rlhf_core.stages.ppo import make_ppo
 from rlhf_core.stages.reward_model import make_reward_model
 from rlhf_core.tables import read_demonstrations, read_preferences
@@ -203,6 +204,14 @@ def test_a_held_out_reward_model_learns_from_rows_that_the_other_does_not_see(ch
     others = sum("held_out_loss" in row for row in history)
     assert (own, others) == (6, 6)  # 60 rows each in batches of 10
     assert load_held_out(tmp_path / "rm") is not None
+
+
+def test_what_came_up_in_one_of_several_trainings_is_recorded_under_its_name(chain, tmp_path):
+    sentinel = RewardModelSentinelSettings(chance=Limits(warn=1.1))  # which every training is below
+    settings = {"held_out": "other_rows", "held_out_share": 0.5, "batch_size": 2}
+    make(chain, tmp_path / "rm", **settings, sentinel=sentinel)
+    names = {name for row in read_history(tmp_path / "rm") for name in row}
+    assert {"warned_chance", "held_out_warned_chance"} <= names
 
 
 def test_a_stage_that_was_ended_in_its_second_training_goes_on_there(chain, tmp_path, read_bytes):
