@@ -7,6 +7,9 @@ Action = Literal["refuse", "set_aside", "warn"]
 
 SHOWN_PER_RULE = 20
 
+WHOLE_LINE = "(whole line)"
+"""What stands in place of a field's name where none of them is at fault alone."""
+
 
 class Rule(NamedTuple):
     """What is wrong, why it matters, and what the user can do about it."""
@@ -259,13 +262,17 @@ def render_faults(faults: Sequence[Fault]) -> str:
         of_rule = [fault for fault in faults if fault.rule == rule_id]
         lines = []
         for fault in of_rule[:SHOWN_PER_RULE]:
-            field = f'  field "{fault.field}"' if fault.field else ""
-            lines.append(f"{fault.file}:{fault.line}{field}  rule {rule.id} {rule.title}")
-            lines.append(f"  seen: {fault.seen}")
+            lines.append(f"{place_of(fault)}  rule {rule.id} {rule.title}")
+            lines.append(f"  seen: {visible(fault.seen)}")
         if len(of_rule) > SHOWN_PER_RULE:
             lines.append(f"  ... and {len(of_rule) - SHOWN_PER_RULE} more rows of this rule")
         blocks.append("\n".join([*lines, f"  why : {rule.why}", f"  mend: {rule.mend}"]))
     return "\n".join(blocks)
+
+
+def place_of(fault: Fault) -> str:
+    """File, line and field of a fault, in the manner that editors and terminals follow."""
+    return f'{visible(fault.file)}:{fault.line}  field "{visible(fault.field or WHOLE_LINE)}"'
 
 
 def count_by_rule(faults: Sequence[Fault]) -> dict[str, int]:
@@ -279,3 +286,14 @@ def count_by_rule(faults: Sequence[Fault]) -> dict[str, int]:
 def escaped(text: str) -> str:
     """A short form of `text` for messages: 40 characters, no control character unescaped."""
     return ascii(text) if len(text) <= 40 else ascii(text[:40]) + f"... ({len(text)} characters)"
+
+
+def visible(text: str) -> str:
+    """The text as it stands, but with what cannot be seen, or turns the line around, escaped.
+
+    Of more than 400 characters the middle is left out.
+    """
+    shown = "".join(
+        character if character.isprintable() else ascii(character)[1:-1] for character in text
+    )
+    return shown if len(shown) <= 400 else f"{shown[:190]}...{shown[-190:]}"

@@ -39,8 +39,17 @@ class Outline(NamedTuple):
     histogram: Mapping[str, Sequence[float]]
 
 
-def histograms(title: str, outlines: Sequence[Outline], *, mark: float | None = None) -> str:
-    """Each histogram as shares of its own count, over one axis, with a fine line at `mark`."""
+def histograms(
+    title: str,
+    outlines: Sequence[Outline],
+    *,
+    mark: float | None = None,
+    ticks: Sequence[tuple[float, str]] = (),
+) -> str:
+    """Each histogram as shares of its own count, over one axis, with a fine line at `mark`.
+
+    The axis names the `ticks` within its range, or its ends and middle where there are none.
+    """
     drawn = [outline for outline in outlines if outline.histogram["counts"]]
     edges = [edge for outline in drawn for edge in outline.histogram["edges"]]
     densities = [_densities(outline) for outline in drawn]
@@ -55,7 +64,9 @@ def histograms(title: str, outlines: Sequence[Outline], *, mark: float | None = 
             f'<line x1="{axes.x(mark):.1f}" x2="{axes.x(mark):.1f}" y1="{TOP}" '
             f'y2="{HEIGHT - BOTTOM}" stroke="{INK}" stroke-dasharray="3 3"/>'
         )
-    return _figure(title, parts, axes, [(outline.name, outline.colour) for outline in drawn])
+    names = [(outline.name, outline.colour) for outline in drawn]
+    within = [tick for tick in ticks if axes.low <= tick[0] <= axes.high]
+    return _figure(title, parts, axes, names, within)
 
 
 def reliability(title: str, bins: Sequence[Mapping[str, float]]) -> str:
@@ -104,14 +115,23 @@ def _label(x: float, y: float, content: str, anchor: str) -> str:
     )
 
 
-def _figure(title: str, parts: Sequence[str], axes: Axes, names: Sequence[tuple[str, str]]) -> str:
-    middle = (axes.low + axes.high) / 2
+def _figure(
+    title: str,
+    parts: Sequence[str],
+    axes: Axes,
+    names: Sequence[tuple[str, str]],
+    ticks: Sequence[tuple[float, str]] = (),
+) -> str:
     base = HEIGHT - BOTTOM
     frame = [f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{base}" y2="{base}" stroke="{LINE}"/>']
-    frame += [
-        _label(axes.x(value), base + 14, short(value), anchor)
-        for value, anchor in ((axes.low, "start"), (middle, "middle"), (axes.high, "end"))
-    ]
+    if ticks:
+        frame += [_label(axes.x(value), base + 14, name, "middle") for value, name in ticks]
+    else:
+        middle = (axes.low + axes.high) / 2
+        frame += [
+            _label(axes.x(value), base + 14, short(value), anchor)
+            for value, anchor in ((axes.low, "start"), (middle, "middle"), (axes.high, "end"))
+        ]
     key = " ".join(
         f'<span class="key"><span class="dot" style="background:{colour}"></span>'
         f"{text(name)}</span>"

@@ -5,13 +5,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
-from rlhf_core.data.checking import CheckedTable, check_table, refusal
+from rlhf_core.data.checking import CheckedTable, check_table, refusal, rule_actions
+from rlhf_core.data.distributions import accounts_of, facts_of
 from rlhf_core.data.lengths import length_counter, longer_wins_accuracy
+from rlhf_core.data.page import PAGE, data_page
 from rlhf_core.data.reading import read_table
 from rlhf_core.data.rows import Row
 from rlhf_core.data.rules import LENGTH_RULES, RULES, count_by_rule
 from rlhf_core.data.schemas import TableName
 from rlhf_core.data.sides import Sides, split_tables
+from rlhf_core.data.totals import rule_facts
 from rlhf_core.errors import DataError
 from rlhf_core.report import Report
 from rlhf_core.settings.data import DataSettings, SupportDeskSettings, TableSettings
@@ -29,33 +32,43 @@ def make_data(
 ) -> dict[str, float]:
     """`out_dir` holds the tables of every split, or nothing is trained: a `DataError` says why.
 
-    `report.json` lists every fault in both cases.
+    `report.json` lists every fault in both cases, and `report.html` shows them.
     """
     counter = length_counter(model)
     named = _named_tables(settings, out_dir, seed)
     sources: list[dict[str, object]] = []
     checked: list[CheckedTable] = []
+    distributions: dict[str, dict[str, object]] = {}
     for step, (table, table_settings) in enumerate(named.items(), start=1):
         read = read_table(table_settings, table, split_by=settings.split_by)
         sources.extend(read.sources)
+        accounts = accounts_of(table)
+        for account in accounts:
+            account.add(read.rows)
+        distributions[table] = facts_of(accounts)
         checked.append(check_table(read, table, settings, model, counter))
         report(step, {f"{table}_rows": read.row_count})
     _write_json(out_dir / SOURCES, sources)
     _write_set_aside(out_dir / SET_ASIDE, checked)
+    tables: dict[str, dict[str, object]] = {
+        table.table: _table_facts(table) | {"distributions": distributions[table.table]}
+        for table in checked
+    }
     facts: dict[str, object] = {
         "split_by": settings.split_by,
         "lengths_counted_in": counter.unit,
-        "tables": {table.table: _table_facts(table) for table in checked},
+        "tables": tables,
+        "rules": rule_facts(tables, rule_actions(settings)),
     }
     message = refusal(checked, str(out_dir / REPORT))
     if message is not None:
-        _write_json(out_dir / REPORT, facts | {"usable": False, "faults": _faults(checked)})
+        _write_report(out_dir, facts | {"usable": False}, checked)
         raise DataError(message)
     sides = split_tables({table.table: table.usable for table in checked}, settings)
     _write_tables(out_dir, sides)
     metrics = _metrics(sides, checked)
     facts |= {"usable": True, "sides": _side_facts(sides), "metrics": metrics}
-    _write_json(out_dir / REPORT, facts | {"faults": _faults(checked)})
+    _write_report(out_dir, facts, checked)
     return metrics
 
 
@@ -125,6 +138,14 @@ def _prompt(row: Row) -> dict[str, object]:
 
 def _text(row: Row) -> dict[str, object]:
     return {"text": row.prompt, "file": row.file, "line": row.line}
+
+
+def _write_report(
+    out_dir: Path, facts: Mapping[str, object], checked: Sequence[CheckedTable]
+) -> None:
+    faults = _faults(checked)
+    _write_json(out_dir / REPORT, {**facts, "faults": faults})
+    (out_dir / PAGE).write_text(data_page(facts, faults), encoding="utf-8")
 
 
 def _table_facts(checked: CheckedTable) -> dict[str, object]:
