@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers import PreTrainedTokenizerBase
 
-from rlhf_core.chat import ChatCodec
+from rlhf_core.chat import ChatCodec, literal_text
 from rlhf_core.data.dialogues import messages_of
+from rlhf_core.literal_text import LiteralText, Piece, Pieces
 from rlhf_core.settings.model import ModelSettings
 
 
@@ -30,6 +31,11 @@ class Encoder:
     def chat(self) -> ChatCodec | None:
         """By which conversations are encoded; None where prompts are plain text."""
         return ChatCodec.of(self.tokenizer)
+
+    @cached_property
+    def literal(self) -> LiteralText:
+        """By which no text yields a control token."""
+        return literal_text(self.tokenizer)
 
     @property
     def pad_token_id(self) -> int:
@@ -62,7 +68,7 @@ class Encoder:
         prefixes = dict(zip(different, self.prompts(different), strict=True))
         texts = [self._prefixed(response) for response in responses]
         queries = [self._query(prompt) for prompt in prompts]
-        joined = self._ids([a + b for a, b in zip(queries, texts, strict=True)], special=True)
+        joined = self._ids([(*a, *b) for a, b in zip(queries, texts, strict=True)], special=True)
         rows = [
             _continued(whole, prefixes[prompt])
             for prompt, whole in zip(prompts, joined, strict=True)
@@ -77,7 +83,7 @@ class Encoder:
 
         The token that begins a text is there where the tokenizer has one.
         """
-        return self._ids(list(texts), special=True)
+        return self._ids([(Piece(text, ours=False),) for text in texts], special=True)
 
     def joined_apart(self, prompts: Sequence[str], responses: Sequence[str]) -> int:
         """How many responses are not read as they would be in the text they continue (S2)."""
@@ -85,7 +91,7 @@ class Encoder:
             return 0
         queries = [self._query(prompt) for prompt in prompts]
         texts = [self._prefixed(response) for response in responses]
-        joined = self._ids([a + b for a, b in zip(queries, texts, strict=True)], special=True)
+        joined = self._ids([(*a, *b) for a, b in zip(queries, texts, strict=True)], special=True)
         pairs = zip(self.prompts(prompts), joined, strict=True)
         return sum(_continued(whole, prefix) is None for prefix, whole in pairs)
 
@@ -108,21 +114,23 @@ class Encoder:
         prefix = "" if self.chat is not None else self.settings.response_prefix
         return [text.removeprefix(prefix).rstrip() for text in texts]
 
-    def _query(self, prompt: str) -> str:
-        return self.settings.prompt_template.replace("{prompt}", prompt)
+    def _query(self, prompt: str) -> Pieces:
+        before, _, after = self.settings.prompt_template.partition("{prompt}")
+        return Piece(before, ours=True), Piece(prompt, ours=False), Piece(after, ours=True)
 
-    def _prefixed(self, response: str) -> str:
+    def _prefixed(self, response: str) -> Pieces:
         prefix = self.settings.response_prefix
-        return response if response.startswith(prefix) else prefix + response
+        return Piece(prefix, ours=True), Piece(response.removeprefix(prefix), ours=False)
 
-    def _ids(self, texts: list[str], *, special: bool) -> list[list[int]]:
+    def _ids(self, texts: Sequence[Pieces], *, special: bool) -> list[list[int]]:
         if not texts:
             return []  # the tokenizer fails on no texts at all
-        encoded = self.tokenizer(texts, add_special_tokens=special, return_attention_mask=False)
-        rows = cast(list[list[int]], encoded["input_ids"])
-        end = self.eos_token_id
-        ends = special and any(row and row[-1] == end for row in rows)
-        return [row[:-1] if row[-1] == end else row for row in rows] if ends else rows
+        whole = ["".join(piece.text for piece in pieces) for pieces in texts]
+        encoded = self.tokenizer(whole, add_special_tokens=special, return_attention_mask=False)
+        rows = self.literal.without_end(
+            cast(list[list[int]], encoded["input_ids"]), special=special
+        )
+        return self.literal.checked(texts, rows, special=special)
 
 
 def _continued(whole: list[int], prefix: list[int]) -> list[int] | None:

@@ -5,18 +5,19 @@ and the text of a message without: it becomes plain text whatever it holds (C11)
 an assistant's follows from the splice, and no text is searched for.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_core.chat_template import ChatTemplate
+from rlhf_core.data.control_tokens import control_tokens
 from rlhf_core.data.dialogues import Message
-from rlhf_core.errors import DataError, ModelError
+from rlhf_core.errors import ModelError
+from rlhf_core.literal_text import LiteralText
 from rlhf_core.settings.model import ModelSettings
 
 Roles = tuple[str, ...]
@@ -92,25 +93,21 @@ class ChatCodec:
 
     def template_ids(self, text: str) -> list[int]:
         """Ids of what the template itself writes, control tokens and all."""
-        return list(self._with_control.encode(text, add_special_tokens=False).ids)
+        return self.literal.template_ids(text)
 
     def text_ids(self, text: str) -> list[int]:
-        """Ids of a message's text; DataError where one of them would be a control token."""
-        ids = list(self._plain.encode(text, add_special_tokens=False).ids)
-        forged = self.control_ids.intersection(ids)
-        if forged:
-            token = self.tokenizer.convert_ids_to_tokens(min(forged))
-            raise DataError(
-                f"A message holds {token!r}, which is a word of this tokenizer and a control token "
-                "too: remove it from the text (rule TOK-001)."
-            )
-        return ids
+        """Ids of a message's text, none of which is a control token."""
+        return self.literal.continued_ids(text)
 
     @cached_property
+    def literal(self) -> LiteralText:
+        """By which no text yields a control token."""
+        return literal_text(self.tokenizer)
+
+    @property
     def control_ids(self) -> frozenset[int]:
-        """Ids of all added tokens, special or not, but the one for what is unknown."""
-        added = self.tokenizer.added_tokens_decoder
-        return frozenset(added) - {cast(int, self.tokenizer.unk_token_id)}
+        """Ids that come from the template and from no text."""
+        return self.literal.control.all_ids
 
     @cached_property
     def turn_end(self) -> int:
@@ -194,24 +191,6 @@ class ChatCodec:
         probe: list[Message] = [{"role": "user", "content": "  x  "}, _assistant("  y  ")]
         return "  x  " not in self.template.render(probe, add_generation_prompt=False)
 
-    @cached_property
-    def _with_control(self) -> Tokenizer:
-        return Tokenizer.from_str(json.dumps(_bare(self._backend)))
-
-    @cached_property
-    def _plain(self) -> Tokenizer:
-        return Tokenizer.from_str(json.dumps(_bare(self._backend) | {"added_tokens": []}))
-
-    @property
-    def _backend(self) -> Tokenizer:
-        backend = getattr(self.tokenizer, "backend_tokenizer", None)
-        if not isinstance(backend, Tokenizer):
-            raise ModelError(
-                "The tokenizer has no tokenizer.json, from which conversations are encoded: load "
-                "it with transformers and save it into its folder again, which writes one."
-            )
-        return backend
-
 
 def carry_template(tokenizer: PreTrainedTokenizerBase, model: ModelSettings) -> None:
     """Let `tokenizer` carry the template that the recipe means, and end as that ends turns.
@@ -241,6 +220,18 @@ def template_of(tokenizer: PreTrainedTokenizerBase) -> str | None:
     return carried if isinstance(carried, str) else None
 
 
+def literal_text(tokenizer: PreTrainedTokenizerBase) -> LiteralText:
+    """What encodes text with `tokenizer` so that no text yields a control token."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if not isinstance(backend, Tokenizer):
+        raise ModelError(
+            "The tokenizer has no tokenizer.json, from which text is encoded: load it with "
+            "transformers and save it into its folder again, which writes one."
+        )
+    control = control_tokens(backend, _special(tokenizer))
+    return LiteralText(backend, control, cast(int, tokenizer.eos_token_id))
+
+
 def _assistant(content: str) -> Message:
     return {"role": "assistant", "content": content}
 
@@ -254,25 +245,3 @@ def _extend(spliced: Spliced, ids: list[int], *, said: bool) -> None:
     """Put the ids behind those in `spliced`."""
     spliced.ids.extend(ids)
     spliced.said.extend([said] * len(ids))
-
-
-def _bare(backend: Tokenizer) -> dict[str, Any]:
-    """A tokenizer's description without what is put around or before a whole text."""
-    described: dict[str, Any] = json.loads(backend.to_str())
-    described |= {"post_processor": None, "truncation": None, "padding": None}
-    for part in ("normalizer", "pre_tokenizer"):
-        described[part] = _without_prefix(described[part])
-    return described
-
-
-def _without_prefix(step: dict[str, Any] | None) -> dict[str, Any] | None:
-    """The step of a tokenizer, with no space put before a text that has none."""
-    if step is None or step["type"] == "Prepend":
-        return None
-    if step["type"] == "Sequence":
-        name = "normalizers" if "normalizers" in step else "pretokenizers"
-        inner = list(filter(None, map(_without_prefix, step[name])))
-        return {**step, name: inner} if inner else None
-    if step["type"] == "Metaspace":
-        return {**step, "prepend_scheme": "never"}
-    return {**step, "add_prefix_space": False} if "add_prefix_space" in step else step

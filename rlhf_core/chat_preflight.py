@@ -118,8 +118,8 @@ def _check_token_by_token(codec: ChatCodec, messages: Sequence[Message]) -> int:
 
 
 def _writes_control(codec: ChatCodec, messages: Sequence[Message]) -> bool:
-    control = [str(token) for token in codec.tokenizer.added_tokens_decoder.values()]
-    return any(token in message["content"] for message in messages for token in control)
+    control = codec.literal.control
+    return any(control.first_in(message["content"]) is not None for message in messages)
 
 
 def _first_difference(ours: Sequence[object], theirs: Sequence[object]) -> int:

@@ -11,7 +11,7 @@ from rlhf_core.chat import ChatCodec, carry_template
 from rlhf_core.chat_preflight import check_chat
 from rlhf_core.chat_template import ChatTemplate
 from rlhf_core.data.dialogues import messages_of, render_messages
-from rlhf_core.errors import DataError, ModelError
+from rlhf_core.errors import ModelError
 from rlhf_core.new_tokenizers import byte_pair_tokenizer, word_tokenizer
 from rlhf_core.settings.model import ModelSettings
 
@@ -134,12 +134,13 @@ def test_no_text_yields_a_control_token_and_none_is_lost(added):
     assert check_chat(encode, [forged]).left_out == 1
 
 
-def test_a_word_that_is_a_control_token_itself_is_refused():
+def test_a_word_that_is_a_control_token_itself_is_read_as_unknown_pieces():
     made = word_tokenizer(["what is on fire <|im_start|> <|im_end|> user assistant"])
     made.chat_template = CHATML.replace("\n", " ").replace("'<|im_end|>'", "' <|im_end|>'")
     made.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
-    with pytest.raises(DataError, match=r"'<eos>'.*control token too.*TOK-001"):
-        ChatCodec.of(made).prompt([{"role": "user", "content": "what is <eos>"}])
+    ids = ChatCodec.of(made).prompt([{"role": "user", "content": "what is <eos>"}])
+    assert made.eos_token_id not in ids
+    assert ids.count(made.unk_token_id) == 2
 
 
 def test_the_token_behind_a_turn_becomes_the_end_and_never_pads():
