@@ -16,10 +16,11 @@ from typing import NoReturn
 import click
 
 from flows.commands.artifacts import collect, rankings, sample
+from flows.commands.check import check
 from flows.commands.lineage import diff, lineage, rows, verify
 from flows.commands.pages import runs, ui
 from flows.commands.recipe import recipe
-from flows.commands.run import check, plan, rerun, run
+from flows.commands.run import plan, rerun, run
 from flows.commands.schedule import deploy, serve
 from flows.commands.store import store
 from rlhf_core.errors import RlhfError

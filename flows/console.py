@@ -139,12 +139,6 @@ def show_runs(records: Sequence[Mapping[str, Any]]) -> None:
     show_table(["run", "started", "recipe", "state", "stages"], rows)
 
 
-def show_report(checked: Mapping[str, Any]) -> None:
-    """Print the figures of a data report, section by section."""
-    click.echo(f"Data of recipe {checked['recipe']}")
-    _show_tree(checked["report"], depth=1)
-
-
 def show_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print columns as wide as they need to be; the last one as it is."""
     lines = [list(head), *map(list, rows)]
@@ -206,30 +200,3 @@ def _origin(facts: Mapping[str, Any]) -> str:
 
 def _outcome(facts: Mapping[str, Any]) -> str:
     return str(facts["digest"][:SHOWN_DIGEST] if "digest" in facts else facts["state"])
-
-
-def _show_tree(value: Mapping[str, Any], *, depth: int) -> None:
-    """One line per section of plain values, deeper ones indented below their name."""
-    pad = "  " * depth
-    for name, inner in value.items():
-        if isinstance(inner, Mapping) and any(_is_section(x) for x in inner.values()):
-            click.echo(f"{pad}{name}")
-            _show_tree(inner, depth=depth + 1)
-        elif isinstance(inner, list) and inner:
-            click.echo(f"{pad}{name}")
-            for row in inner:
-                click.echo(f"{pad}  {_leaf(row)}")
-        else:
-            click.echo(f"{pad}{name}: {_leaf(inner)}")
-
-
-def _is_section(value: object) -> bool:
-    return isinstance(value, Mapping | list) and bool(value)
-
-
-def _leaf(value: object) -> str:
-    if value is None or value in ([], {}):
-        return "none"
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_leaf(inner)}" for name, inner in value.items())
-    return f"{value:,.4g}" if isinstance(value, float) else str(value)

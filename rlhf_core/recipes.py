@@ -37,22 +37,35 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
             f"{path.name}: found {_shown(document.value)}, expected a recipe: lines of the form "
             "`name: ...`, `data: ...`, `model: ...`."
         )
-    values = document.value
+    return recipe_of(document.value, overrides, name=path.name, lines=document.lines)
+
+
+def recipe_of(
+    values: dict[str, Any],
+    overrides: Sequence[str] = (),
+    *,
+    name: str,
+    lines: Mapping[str, int],
+) -> Recipe:
+    """The recipe of these raw values with each override applied to them.
+
+    Errors call the values `name`, and give the line of a field where `lines` has it.
+    """
     overridden = [_apply(values, override) for override in overrides]
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
         faults = _faults(error, values)
-    lines = []
+    told = []
     for field, sentence in faults.items():
-        if any(field == name or field.startswith(f"{name}.") for name in overridden):
+        if any(field == given or field.startswith(f"{given}.") for given in overridden):
             where = "--set"
-        elif field in document.lines:
-            where = f"{path.name}:{document.lines[field]}"
+        elif field in lines:
+            where = f"{name}:{lines[field]}"
         else:
-            where = path.name
-        lines.append(f"{where}: {field}: {sentence}" if field else f"{where}: {sentence}")
-    raise RecipeError("\n".join(lines))
+            where = name
+        told.append(f"{where}: {field}: {sentence}" if field else f"{where}: {sentence}")
+    raise RecipeError("\n".join(told))
 
 
 def dump_recipe(recipe: Recipe) -> str:

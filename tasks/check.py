@@ -1,23 +1,143 @@
-"""The data stage by itself: what the rows of a recipe are worth, before anything is trained."""
+"""The gate by itself: what the rows of a recipe or of files are worth, before anything is trained.
+
+Torch stays unloaded, and nothing is kept but the report where it is asked for or needed.
+"""
 
 import json
 import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
+from rlhf_core.data.loose_files import LooseFile, loose_files
+from rlhf_core.data.page import PAGE
+from rlhf_core.data.schemas import TableName
+from rlhf_core.errors import DataError, StorageError
+from rlhf_core.recipes import recipe_of
 from rlhf_core.report import ignore
 from rlhf_core.settings.recipe import Recipe
-from rlhf_core.stages.data import REPORT, make_data
+from rlhf_core.stages.data import REPORT, SET_ASIDE, SOURCES, examine_data, make_data
+
+KEPT = (REPORT, PAGE, SET_ASIDE, SOURCES)
+
+_ANY_LENGTH = 2**31 - 1
+"""Tokens: a file alone has no budget that its texts could exceed."""
 
 
-def check_data(recipe: Recipe) -> dict[str, Any]:
-    """The data stage's metrics and report; torch stays unloaded.
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What the gate says of some data."""
 
-    Where rows are refused, the folder with the whole report stays: the error names it.
+    metrics: Mapping[str, float]
+    report: Mapping[str, Any]
+    folder: Path | None
+    """Where the report is kept, if it is."""
+
+    refusal: DataError | None
+    """Why the data cannot be used; None where it can."""
+
+
+def check_recipe(recipe: Recipe, keep: Path | None) -> Checked:
+    """The data stage of the recipe, its report kept in the folder `keep` if one is given.
+
+    Where rows are refused it is kept in any case, in a folder for temporary files.
     """
-    out_dir = Path(mkdtemp(prefix="rlhf-check-"))
-    metrics = make_data(recipe.data, recipe.model, out_dir=out_dir, report=ignore, seed=recipe.seed)
-    report = json.loads((out_dir / REPORT).read_text(encoding="utf-8"))
-    shutil.rmtree(out_dir)
-    return {"recipe": recipe.name, "metrics": metrics, "report": report}
+
+    def make(out_dir: Path) -> Mapping[str, float]:
+        return make_data(
+            recipe.data, recipe.model, out_dir=out_dir, report=ignore, seed=recipe.seed
+        )
+
+    return _checked(make, keep)
+
+
+def check_files(recipe: Recipe, keep: Path | None) -> Checked:
+    """The rows of files by themselves, which are not split; the rest as in `check_recipe`."""
+
+    def make(out_dir: Path) -> Mapping[str, float]:
+        examine_data(recipe.data, recipe.model, out_dir=out_dir, report=ignore, seed=recipe.seed)
+        return {}
+
+    return _checked(make, keep)
+
+
+def recipe_of_files(
+    paths: Sequence[Path],
+    table: TableName | None,
+    columns: Mapping[str, str],
+    overrides: Sequence[str],
+) -> Recipe:
+    """A recipe that ends at the data stage, with the files as its tables."""
+    tables: dict[str, list[LooseFile]] = {}
+    for file in loose_files(paths, table, columns):
+        tables.setdefault(file.table, []).append(file)
+    values: dict[str, Any] = {
+        "name": "files",
+        "last_stage": "data",
+        "data": {name: _table(files, columns) for name, files in tables.items()},
+        "model": {"max_prompt_tokens": _ANY_LENGTH, "max_response_tokens": _ANY_LENGTH},
+    }
+    if not any(override.startswith("model.base") for override in overrides):
+        values["model"]["scratch"] = {}
+    return recipe_of(values, overrides, name="the files", lines={})
+
+
+def _table(files: Sequence[LooseFile], columns: Mapping[str, str]) -> dict[str, Any]:
+    forms = {file.form for file in files}
+    return {
+        "source": [str(file.path) for file in files],
+        "format": forms.pop() or "auto" if len(forms) == 1 else "auto",
+        "columns": dict(columns),
+    }
+
+
+def _checked(make: Callable[[Path], Mapping[str, float]], keep: Path | None) -> Checked:
+    with _temporary_folder(keep) as out_dir:
+        metrics: Mapping[str, float] = {}
+        refusal: DataError | None = None
+        try:
+            metrics = make(out_dir)
+        except DataError as error:
+            if not (out_dir / REPORT).exists():
+                raise
+            refusal = error
+        report = json.loads((out_dir / REPORT).read_text(encoding="utf-8"))
+        folder = keep
+        if refusal is not None:
+            folder = keep or _own_folder(None)
+            refusal = DataError(str(refusal).replace(str(out_dir), str(folder)))
+        if folder is not None:
+            _move_report(out_dir, folder)
+    return Checked(metrics, report, folder, refusal)
+
+
+@contextmanager
+def _temporary_folder(keep: Path | None) -> Iterator[Path]:
+    """A folder for what the stage writes; beside the report where that is kept, then gone."""
+    folder = _own_folder(keep)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _own_folder(within: Path | None) -> Path:
+    try:
+        if within is not None:
+            within.mkdir(parents=True, exist_ok=True)
+        return Path(mkdtemp(prefix="rlhf-check-", dir=within))
+    except OSError as error:
+        place = error.filename or within
+        raise StorageError(
+            f"No report can be written below {place} ({error.strerror}): pass another folder, "
+            "`--report FOLDER`, or set TMPDIR to one with room."
+        ) from None
+
+
+def _move_report(out_dir: Path, folder: Path) -> None:
+    for name in KEPT:
+        if (out_dir / name).exists():
+            shutil.move(out_dir / name, folder / name)

@@ -1,4 +1,4 @@
-"""`rlhf run`, `plan`, `rerun` and `check`: a recipe, or what would come of it."""
+"""`rlhf run`, `plan` and `rerun`: a recipe, or what would come of it."""
 
 import os
 from collections.abc import Sequence
@@ -128,20 +128,3 @@ def rerun(
         continued=again.continued,
         as_json=as_json,
     )
-
-
-@click.command()
-@recipe_argument
-@overrides_option
-@json_option
-def check(recipe: Path, overrides: Sequence[str], *, as_json: bool) -> None:
-    """Check a recipe and its data; train nothing and keep nothing."""
-    settings = load_recipe(recipe, overrides)
-    from tasks.check import check_data
-
-    with console.stdout_is_ours(as_json=as_json):
-        checked = check_data(settings)
-    if as_json:
-        console.show_json(checked)
-    else:
-        console.show_report(checked)

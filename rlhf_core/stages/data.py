@@ -34,6 +34,29 @@ def make_data(
 
     `report.json` lists every fault in both cases, and `report.html` shows them.
     """
+    checked, facts = _check(settings, model, out_dir, report, seed)
+    sides = split_tables({table.table: table.usable for table in checked}, settings)
+    _write_tables(out_dir, sides)
+    metrics = _metrics(sides, checked)
+    _write_report(out_dir, {**facts, "sides": _side_facts(sides), "metrics": metrics}, checked)
+    return metrics
+
+
+def examine_data(
+    settings: DataSettings, model: ModelSettings, *, out_dir: Path, report: Report, seed: int
+) -> None:
+    """`out_dir` holds the report of all rows, which are neither split nor written anywhere.
+
+    Raises DataError where they cannot be used, as `make_data` does.
+    """
+    checked, facts = _check(settings, model, out_dir, report, seed)
+    _write_report(out_dir, facts, checked)
+
+
+def _check(
+    settings: DataSettings, model: ModelSettings, out_dir: Path, report: Report, seed: int
+) -> tuple[list[CheckedTable], dict[str, object]]:
+    """All tables, read and checked, and the facts of them; raises DataError at a refusal."""
     counter = length_counter(model)
     named = _named_tables(settings, out_dir, seed)
     sources: list[dict[str, object]] = []
@@ -54,22 +77,18 @@ def make_data(
         table.table: _table_facts(table) | {"distributions": distributions[table.table]}
         for table in checked
     }
+    message = refusal(checked, str(out_dir / REPORT))
     facts: dict[str, object] = {
         "split_by": settings.split_by,
         "lengths_counted_in": counter.unit,
         "tables": tables,
         "rules": rule_facts(tables, rule_actions(settings)),
+        "usable": message is None,
     }
-    message = refusal(checked, str(out_dir / REPORT))
     if message is not None:
-        _write_report(out_dir, facts | {"usable": False}, checked)
+        _write_report(out_dir, facts, checked)
         raise DataError(message)
-    sides = split_tables({table.table: table.usable for table in checked}, settings)
-    _write_tables(out_dir, sides)
-    metrics = _metrics(sides, checked)
-    facts |= {"usable": True, "sides": _side_facts(sides), "metrics": metrics}
-    _write_report(out_dir, facts, checked)
-    return metrics
+    return checked, facts
 
 
 def _named_tables(

@@ -1,0 +1,89 @@
+"""What `rlhf check` shows: rows by table and side, totals by rule, and the rows at fault."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from flows import console
+
+if TYPE_CHECKING:
+    from tasks.check import Checked
+
+_ACTIONS = {"refuse": "refused", "set_aside": "set aside", "warn": "warning"}
+
+
+def show(checked: "Checked") -> None:
+    """Print the report; the rows that a refusal names are left to the refusal."""
+    from rlhf_core.data.rules import Fault, render_faults
+
+    report = checked.report
+    _show_tables(report)
+    if report["rules"]:
+        click.echo()
+        _show_rules(report)
+    refusal = str(checked.refusal or "")
+    told = {rule for rule in report["rules"] if f"  rule {rule} " in refusal}
+    faults = [
+        Fault(fault["rule"], fault["file"], fault["line"], fault["field"], fault["seen"])
+        for fault in report["faults"]
+        if fault["rule"] not in told
+    ]
+    if faults:
+        click.echo(f"\n{render_faults(faults)}")
+    click.echo(f"\n{_last_line(checked)}")
+
+
+def _show_tables(report: Mapping[str, Any]) -> None:
+    sides = report.get("sides", {})
+    rows = []
+    for name, facts in report["tables"].items():
+        cut = f"{facts['prompts_cut']:,} prompts cut" if facts["prompts_cut"] else ""
+        on_sides = [f"{side} {part['rows']:,}" for side, part in sides.get(name, {}).items()]
+        counts = [f"{facts[count]:,}" for count in ("rows", "usable", "set_aside")]
+        rows.append([name, *counts, ", ".join([*on_sides, cut] if cut else on_sides)])
+    for name, parts in sides.items():  # tables that were made of others
+        made = [f"{side} {part['rows']:,}" for side, part in parts.items() if name != "removed"]
+        if name not in report["tables"] and name != "removed" and any(_rows_of(parts)):
+            rows.append([name, "", "", "", ", ".join(made)])
+    console.show_table(["table", "rows read", "usable", "set aside", "sides"], rows)
+
+
+def _rows_of(parts: Mapping[str, Any]) -> list[int]:
+    return [part["rows"] for part in parts.values()]
+
+
+def _show_rules(report: Mapping[str, Any]) -> None:
+    tables = list(report["tables"])
+    rows = []
+    for rule, facts in report["rules"].items():
+        changed = "" if facts["action"] == facts["default"] else " (changed)"
+        counts = [report["tables"][name]["faults_by_rule"].get(rule, 0) for name in tables]
+        rows.append(
+            [
+                f"{rule} {facts['title']}",
+                _ACTIONS[facts["action"]] + changed,
+                f"{facts['faults']:,}",
+                *(f"{count:,}" if count else "" for count in counts if len(tables) > 1),
+            ]
+        )
+    heads = ["rule", "what is done", "faults", *(tables if len(tables) > 1 else ())]
+    console.show_table(heads, rows)
+
+
+def _last_line(checked: "Checked") -> str:
+    tables = checked.report["tables"].values()
+    rows, usable = (sum(facts[name] for facts in tables) for name in ("rows", "usable"))
+    broken = len(checked.report["rules"])
+    rules = "no rule is broken"
+    if broken:
+        faults = sum(facts["faults"] for facts in checked.report["rules"].values())
+        rules = (
+            f"{faults:,} {'fault' if faults == 1 else 'faults'} by {broken} "
+            f"{'rule' if broken == 1 else 'rules'}"
+        )
+    verdict = "can be used" if checked.refusal is None else "could be used"
+    line = f"{usable:,} of {rows:,} rows {verdict}; {rules}."
+    if checked.folder is not None:
+        line += f"\nPage: {checked.folder / 'report.html'}"
+    return line
