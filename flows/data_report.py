@@ -1,6 +1,8 @@
 """What `rlhf check` shows: rows by table and side, totals by rule, and the rows at fault."""
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,23 +17,29 @@ _ACTIONS = {"refuse": "refused", "set_aside": "set aside", "warn": "warning"}
 
 def show(checked: "Checked") -> None:
     """Print the report; the rows that a refusal names are left to the refusal."""
-    from rlhf_core.data.rules import Fault, render_faults
+    from rlhf_core.data.rules import render_faults
 
-    report = checked.report
-    _show_tables(report)
-    if report["rules"]:
+    _show_tables(checked.facts)
+    rules = checked.facts["rules"]
+    if rules:
         click.echo()
-        _show_rules(report)
+        _show_rules(checked.facts)
     refusal = str(checked.refusal or "")
-    told = {rule for rule in report["rules"] if f"  rule {rule} " in refusal}
-    faults = [
-        Fault(fault["rule"], fault["file"], fault["line"], fault["field"], fault["seen"])
-        for fault in report["faults"]
-        if fault["rule"] not in told
-    ]
+    faults = [fault for fault in checked.faults if f"  rule {fault.rule} " not in refusal]
     if faults:
-        click.echo(f"\n{render_faults(faults)}")
+        counts = {rule: facts["faults"] for rule, facts in rules.items()}
+        click.echo(f"\n{render_faults(faults, counts)}")
     click.echo(f"\n{_last_line(checked)}")
+
+
+def show_json(document: Mapping[str, Any], report: Path) -> None:
+    """Print one JSON document: these values, and the whole report, which is not held in memory."""
+    opening = json.dumps(document, indent=1, ensure_ascii=False).removesuffix("\n}")
+    click.echo(f'{opening},\n "report": ', nl=False)
+    with report.open(encoding="utf-8") as lines:
+        for line in lines:
+            click.echo(line, nl=False)
+    click.echo("}")
 
 
 def _show_tables(report: Mapping[str, Any]) -> None:
@@ -72,12 +80,12 @@ def _show_rules(report: Mapping[str, Any]) -> None:
 
 
 def _last_line(checked: "Checked") -> str:
-    tables = checked.report["tables"].values()
+    tables = checked.facts["tables"].values()
     rows, usable = (sum(facts[name] for facts in tables) for name in ("rows", "usable"))
-    broken = len(checked.report["rules"])
+    broken = len(checked.facts["rules"])
     rules = "no rule is broken"
     if broken:
-        faults = sum(facts["faults"] for facts in checked.report["rules"].values())
+        faults = sum(facts["faults"] for facts in checked.facts["rules"].values())
         rules = (
             f"{faults:,} {'fault' if faults == 1 else 'faults'} by {broken} "
             f"{'rule' if broken == 1 else 'rules'}"

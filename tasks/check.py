@@ -3,7 +3,6 @@
 Torch stays unloaded, and nothing is kept but the report where it is asked for or needed.
 """
 
-import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,12 +13,15 @@ from typing import Any
 
 from rlhf_core.data.loose_files import LooseFile, loose_files
 from rlhf_core.data.page import PAGE
+from rlhf_core.data.report_file import REPORT, read_facts, read_faults
+from rlhf_core.data.rules import Fault
 from rlhf_core.data.schemas import TableName
+from rlhf_core.data.totals import first_faults
 from rlhf_core.errors import DataError, StorageError
 from rlhf_core.recipes import recipe_of
 from rlhf_core.report import ignore
 from rlhf_core.settings.recipe import Recipe
-from rlhf_core.stages.data import REPORT, SET_ASIDE, SOURCES, examine_data, make_data
+from rlhf_core.stages.data import SET_ASIDE, SOURCES, examine_data, make_data
 
 KEPT = (REPORT, PAGE, SET_ASIDE, SOURCES)
 
@@ -32,7 +34,15 @@ class Checked:
     """What the gate says of some data."""
 
     metrics: Mapping[str, float]
-    report: Mapping[str, Any]
+    report: Path
+    """All of it, as report.json."""
+
+    facts: Mapping[str, Any]
+    """What the report says beside the faults."""
+
+    faults: Sequence[Fault]
+    """The first of each rule."""
+
     folder: Path | None
     """Where the report is kept, if it is."""
 
@@ -40,7 +50,8 @@ class Checked:
     """Why the data cannot be used; None where it can."""
 
 
-def check_recipe(recipe: Recipe, keep: Path | None) -> Checked:
+@contextmanager
+def check_recipe(recipe: Recipe, keep: Path | None) -> Iterator[Checked]:
     """The data stage of the recipe, its report kept in the folder `keep` if one is given.
 
     Where rows are refused it is kept in any case, in a folder for temporary files.
@@ -51,17 +62,20 @@ def check_recipe(recipe: Recipe, keep: Path | None) -> Checked:
             recipe.data, recipe.model, out_dir=out_dir, report=ignore, seed=recipe.seed
         )
 
-    return _checked(make, keep)
+    with _checked(make, keep) as checked:
+        yield checked
 
 
-def check_files(recipe: Recipe, keep: Path | None) -> Checked:
+@contextmanager
+def check_files(recipe: Recipe, keep: Path | None) -> Iterator[Checked]:
     """The rows of files by themselves, which are not split; the rest as in `check_recipe`."""
 
     def make(out_dir: Path) -> Mapping[str, float]:
         examine_data(recipe.data, recipe.model, out_dir=out_dir, report=ignore, seed=recipe.seed)
         return {}
 
-    return _checked(make, keep)
+    with _checked(make, keep) as checked:
+        yield checked
 
 
 def recipe_of_files(
@@ -94,7 +108,8 @@ def _table(files: Sequence[LooseFile], columns: Mapping[str, str]) -> dict[str, 
     }
 
 
-def _checked(make: Callable[[Path], Mapping[str, float]], keep: Path | None) -> Checked:
+@contextmanager
+def _checked(make: Callable[[Path], Mapping[str, float]], keep: Path | None) -> Iterator[Checked]:
     with _temporary_folder(keep) as out_dir:
         metrics: Mapping[str, float] = {}
         refusal: DataError | None = None
@@ -104,14 +119,15 @@ def _checked(make: Callable[[Path], Mapping[str, float]], keep: Path | None) -> 
             if not (out_dir / REPORT).exists():
                 raise
             refusal = error
-        report = json.loads((out_dir / REPORT).read_text(encoding="utf-8"))
         folder = keep
         if refusal is not None:
             folder = keep or _own_folder(None)
             refusal = DataError(str(refusal).replace(str(out_dir), str(folder)))
         if folder is not None:
             _move_report(out_dir, folder)
-    return Checked(metrics, report, folder, refusal)
+        report = (folder or out_dir) / REPORT
+        faults = first_faults(read_faults(report))
+        yield Checked(metrics, report, read_facts(report), faults, folder, refusal)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """`rlhf check`: what the gate says of a recipe's data, or of files by themselves."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -72,21 +73,21 @@ def check(
     recipe = load_recipe(targets[0], changed) if is_recipe else None
     from tasks.check import check_files, check_recipe, recipe_of_files
 
-    with console.stdout_is_ours(as_json=as_json):
-        if recipe is not None:
-            checked = check_recipe(recipe, folder)
+    with ExitStack() as kept:
+        with console.stdout_is_ours(as_json=as_json):
+            if recipe is not None:
+                checked = kept.enter_context(check_recipe(recipe, folder))
+            else:
+                files = recipe_of_files(targets, table, renamed, changed)
+                checked = kept.enter_context(check_files(files, folder))
+        if as_json:
+            named = {"recipe": recipe.name} if recipe else {"files": [str(x) for x in targets]}
+            refusal = {"refusal": str(checked.refusal)} if checked.refusal else {}
+            data_report.show_json({**named, "metrics": checked.metrics, **refusal}, checked.report)
         else:
-            checked = check_files(recipe_of_files(targets, table, renamed, changed), folder)
-    named = {"recipe": recipe.name} if recipe else {"files": [str(path) for path in targets]}
-    if as_json:
-        refusal = {"refusal": str(checked.refusal)} if checked.refusal else {}
-        console.show_json(
-            {**named, "metrics": checked.metrics, **refusal, "report": checked.report}
-        )
-    else:
-        data_report.show(checked)
-    if checked.refusal is not None:
-        raise checked.refusal
+            data_report.show(checked)
+        if checked.refusal is not None:
+            raise checked.refusal
 
 
 def _names_a_recipe(targets: Sequence[Path]) -> bool:

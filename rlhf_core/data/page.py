@@ -1,12 +1,14 @@
 """The page of the data stage: what the rows are like, which rules they break, and where."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 from rlhf_core.data.page_drawings import length_drawings
 from rlhf_core.data.page_facts import facts_table, other_facts
 from rlhf_core.data.page_style import STYLE
-from rlhf_core.data.rules import RULES, SHOWN_PER_RULE, WHOLE_LINE, visible
+from rlhf_core.data.rules import RULES, SHOWN_PER_RULE, WHOLE_LINE, Fault, visible
+from rlhf_core.data.totals import first_faults
 from rlhf_core.pages.html import document, table, text, tile
 from rlhf_core.pages.stylesheet import STYLESHEET
 from rlhf_core.pages.wording import percent
@@ -188,24 +190,16 @@ def _faults(report: Report, faults: Iterable[Mapping[str, Any]]) -> str:
     return "".join(parts)
 
 
-def _first_of_each_rule(
-    faults: Iterable[Mapping[str, Any]],
-) -> Mapping[str, Sequence[Mapping[str, Any]]]:
+def _first_of_each_rule(faults: Iterable[Mapping[str, Any]]) -> Mapping[str, Sequence[Fault]]:
     """The first faults of each rule, in the order of the rules' ids."""
-    found: dict[str, list[Mapping[str, Any]]] = {}
-    count = 0
-    for fault in faults:
-        rows = found.setdefault(fault["rule"], [])
-        if len(rows) < SHOWN_PER_RULE and count < SHOWN_FAULTS:
-            rows.append(fault)
-            count += 1
-    return {rule: found[rule] for rule in sorted(found) if found[rule]}
+    shown = sorted(first_faults(faults)[:SHOWN_FAULTS], key=lambda fault: fault.rule)
+    return {rule: list(some) for rule, some in groupby(shown, key=lambda fault: fault.rule)}
 
 
-def _fault(fault: Mapping[str, Any]) -> list[str]:
-    place = f"{visible(fault['file'])}:{fault['line']}"
+def _fault(fault: Fault) -> list[str]:
+    place = f"{visible(fault.file)}:{fault.line}"
     return [
         f"<code>{text(place)}</code>",
-        f'<code class="field">{text(visible(fault["field"] or WHOLE_LINE))}</code>',
-        f'<span class="seen">{text(visible(fault["seen"]))}</span>',
+        f'<code class="field">{text(visible(fault.field or WHOLE_LINE))}</code>',
+        f'<span class="seen">{text(visible(fault.seen))}</span>',
     ]

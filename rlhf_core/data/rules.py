@@ -254,18 +254,22 @@ def allowed_actions(rule_id: str) -> tuple[Action, ...]:
     return ("refuse", "set_aside")
 
 
-def render_faults(faults: Sequence[Fault]) -> str:
-    """The faults rule by rule, at most 20 of each, every block ending in why and how to mend."""
+def render_faults(faults: Sequence[Fault], counts: Mapping[str, int] | None = None) -> str:
+    """The faults rule by rule, at most 20 of each, every block ending in why and how to mend.
+
+    `counts` says how many there are of each rule where `faults` are only the first ones.
+    """
+    totals = count_by_rule(faults) if counts is None else counts
     blocks = []
     for rule_id in sorted({fault.rule for fault in faults}):
         rule = RULES[rule_id]
-        of_rule = [fault for fault in faults if fault.rule == rule_id]
+        shown = [fault for fault in faults if fault.rule == rule_id][:SHOWN_PER_RULE]
         lines = []
-        for fault in of_rule[:SHOWN_PER_RULE]:
+        for fault in shown:
             lines.append(f"{place_of(fault)}  rule {rule.id} {rule.title}")
             lines.append(f"  seen: {visible(fault.seen)}")
-        if len(of_rule) > SHOWN_PER_RULE:
-            lines.append(f"  ... and {len(of_rule) - SHOWN_PER_RULE} more rows of this rule")
+        if totals[rule_id] > len(shown):
+            lines.append(f"  ... and {totals[rule_id] - len(shown):,} more rows of this rule")
         blocks.append("\n".join([*lines, f"  why : {rule.why}", f"  mend: {rule.mend}"]))
     return "\n".join(blocks)
 

@@ -1,9 +1,9 @@
-"""How many rows break each rule, and what is done with them."""
+"""How many rows break each rule, what is done with them, and which of them are shown."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from rlhf_core.data.rules import RULES, Action
+from rlhf_core.data.rules import RULES, SHOWN_PER_RULE, Action, Fault
 
 
 def rule_facts(
@@ -23,3 +23,21 @@ def rule_facts(
         }
         for rule in sorted(counts)
     }
+
+
+def fault_metrics(rules: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """The counts of `rule_facts` as metrics."""
+    return {f"faults_{rule}": float(facts["faults"]) for rule, facts in rules.items()}
+
+
+def first_faults(faults: Iterable[Mapping[str, Any]]) -> list[Fault]:
+    """The first faults of each rule, in their order."""
+    counts: dict[str, int] = {}
+    shown = []
+    for fault in faults:
+        rule = fault["rule"]
+        counts[rule] = counts.get(rule, 0) + 1
+        if counts[rule] <= SHOWN_PER_RULE:
+            names = ("file", "line", "field", "seen")
+            shown.append(Fault(rule, *(fault[name] for name in names)))
+    return shown

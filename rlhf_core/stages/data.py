@@ -10,6 +10,7 @@ from rlhf_core.data.distributions import accounts_of, facts_of
 from rlhf_core.data.lengths import length_counter, longer_wins_accuracy
 from rlhf_core.data.page import PAGE, data_page
 from rlhf_core.data.reading import read_table
+from rlhf_core.data.report_file import REPORT, write_report
 from rlhf_core.data.rows import Row
 from rlhf_core.data.rules import LENGTH_RULES, RULES, count_by_rule
 from rlhf_core.data.schemas import TableName
@@ -22,7 +23,6 @@ from rlhf_core.settings.model import ModelSettings
 from rlhf_core.tables import write_table
 from rlhf_core.world.corpus import write_world
 
-REPORT = "report.json"
 SET_ASIDE = "set-aside.jsonl"
 SOURCES = "sources.json"
 
@@ -163,7 +163,7 @@ def _write_report(
     out_dir: Path, facts: Mapping[str, object], checked: Sequence[CheckedTable]
 ) -> None:
     faults = _faults(checked)
-    _write_json(out_dir / REPORT, {**facts, "faults": faults})
+    write_report(out_dir / REPORT, facts, faults)
     (out_dir / PAGE).write_text(data_page(facts, faults), encoding="utf-8")
 
 
