@@ -7,7 +7,15 @@ from rlhf_core.data.cutting import cut_prompt
 from rlhf_core.data.lengths import LengthCounter, check_lengths
 from rlhf_core.data.reading import ReadTable
 from rlhf_core.data.rows import Row
-from rlhf_core.data.rules import LENGTH_RULES, RULES, Action, Fault, count_by_rule, render_faults
+from rlhf_core.data.rules import (
+    FILE_RULES,
+    LENGTH_RULES,
+    RULES,
+    Action,
+    Fault,
+    count_by_rule,
+    render_faults,
+)
 from rlhf_core.data.schemas import TableName, check_rows
 from rlhf_core.settings.data import DataSettings
 from rlhf_core.settings.model import ModelSettings
@@ -178,7 +186,10 @@ def _other_way(refused: Sequence[Fault]) -> str:
     options = [
         f"--set {lengths[rule]}" if rule in lengths else f"--set data.rules.{rule}=set_aside"
         for rule in count_by_rule(refused)
+        if rule not in FILE_RULES
     ]
+    if not options:
+        return "A file of which this is true cannot be used at all."
     return f"To train without these rows, set them aside: {' '.join(options)}"
 
 

@@ -9,7 +9,7 @@ from rlhf_core.data.comparisons import join_rankings
 from rlhf_core.data.hub import Source, find_sources, read_rows
 from rlhf_core.data.origins import read_origin
 from rlhf_core.data.rows import PREFERENCE_FORMS, Row, RowReader, form_of
-from rlhf_core.data.rules import Fault
+from rlhf_core.data.rules import BESIDE_ROWS, Fault
 from rlhf_core.data.schemas import TableName
 from rlhf_core.data.sources import LocalFile, RawRow
 from rlhf_core.errors import DataError
@@ -40,6 +40,7 @@ def read_table(settings: TableSettings, table: TableName, *, split_by: str) -> R
             row_count += 1
             if isinstance(raw, Fault):
                 faults.append(raw)
+                row_count -= raw.rule in BESIDE_ROWS
                 continue
             reader = reader or _reader(raw, settings, table, split_by)
             row = reader.read(raw)
@@ -49,7 +50,7 @@ def read_table(settings: TableSettings, table: TableName, *, split_by: str) -> R
                 rows.append(row)
         record = source_record(source) | {"table": table, "rows": row_count - before}
         records.append(record | _written_by(settings))
-    if row_count == 0:
+    if row_count == 0 and not faults:
         raise DataError(
             f"data.{table} holds no rows (rule DATA-001): {settings.source} has none but blank "
             "lines. Pass a file with rows."

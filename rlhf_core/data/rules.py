@@ -37,7 +37,8 @@ _TABLE = (
         "not-json",
         "refuse",
         "a line that is not one JSON object is no row; a cut line means that the file is not whole",
-        "write one JSON object on each line, and copy the file again if its end is missing",
+        "write one JSON object on each line, for example by `json.dumps(row)` in Python, and copy "
+        "the file again if its end is missing",
     ),
     Rule(
         "JSON-002",
@@ -51,28 +52,36 @@ _TABLE = (
         "not-utf-8",
         "refuse",
         "the text would be garbled",
-        "save the file as UTF-8, for example `iconv -f latin1 -t utf-8 FILE`",
+        "save the file as UTF-8; what it looks like, and the command for it, are named above",
     ),
     Rule(
         "ENC-002",
         "byte-order-mark-inside",
         "refuse",
         "files were joined without removing their marks",
-        "remove the bytes EF BB BF at the start of this line",
+        "remove the bytes EF BB BF at the start of this line: "
+        "`sed -i '2,$s/^\\xEF\\xBB\\xBF//' FILE`",
+    ),
+    Rule(
+        "ENC-003",
+        "byte-order-mark-at-the-start",
+        "warn",
+        "UTF-8 needs no mark, and other readers take it for a part of the first key",
+        "nothing has to be done here; to be rid of it: `sed -i '1s/^\\xEF\\xBB\\xBF//' FILE`",
     ),
     Rule(
         "SIZE-001",
         "row-too-large",
         "refuse",
         "a row of this size or depth is no training text and may fill the memory",
-        "split the row or remove it",
+        "split the row or remove it; a line without end is often a file whose lines end in CR",
     ),
     Rule(
         "NUM-001",
         "not-a-number",
         "refuse",
-        "NaN and Infinity are not JSON and compare with nothing",
-        "write a finite number or remove the row",
+        "NaN compares with nothing, and infinite or rounded numbers compare wrongly",
+        "write a finite number below 2^53, or null where there is none, or remove the row",
     ),
     Rule(
         "SCH-001",
@@ -87,6 +96,14 @@ _TABLE = (
         "refuse",
         "the row does not say what is needed",
         "add the key, or say which one it is: `--set data.TABLE.columns={OURS: YOURS}`",
+    ),
+    Rule(
+        "SCH-003",
+        "key-nearly-known",
+        "warn",
+        "the key is not known, and so its value is not used; one of nearly its name would be",
+        "rename the key, or say what it is: `--set data.TABLE.columns={OURS: YOURS}`; leave it if "
+        "it is another thing",
     ),
     Rule(
         "SCH-004",
@@ -115,6 +132,21 @@ _TABLE = (
         "refuse",
         "control characters come from damaged conversions and become tokens of their own",
         "remove the character",
+    ),
+    Rule(
+        "TXT-005",
+        "direction-override",
+        "warn",
+        "U+202D and U+202E make text read otherwise than it stands there; right-to-left scripts "
+        "need neither",
+        "remove the character, unless the text is about it",
+    ),
+    Rule(
+        "TXT-006",
+        "garbled-text",
+        "warn",
+        "the text was read in a wrong encoding once, and what it said is lost or disguised",
+        "restore the text from its source; `ftfy` mends many such texts",
     ),
     Rule(
         "TXT-004",
@@ -158,6 +190,22 @@ _TABLE = (
         "warn",
         "one row prefers what another rejects: labelers disagree, or a label was swapped",
         "keep both if people disagreed; otherwise remove the wrong one",
+    ),
+    Rule(
+        "PREF-006",
+        "margin-contradicts",
+        "refuse",
+        "the margin or the scores say that the rejected response is the better one: the two were "
+        "swapped, or the sign was",
+        "swap chosen and rejected, or mend the margin or the scores",
+    ),
+    Rule(
+        "PREF-007",
+        "scores-prefer-rejected",
+        "warn",
+        "the row scores its rejected response higher: a label was swapped, or the scores come from "
+        "someone who disagrees",
+        "swap chosen and rejected if the scores are right; otherwise leave the row",
     ),
     Rule(
         "PREF-008",
@@ -230,6 +278,36 @@ _TABLE = (
         "raise model.max_response_tokens, or shorten the response",
     ),
     Rule(
+        "DATA-001",
+        "no-rows",
+        "refuse",
+        "a file without rows was named by mistake, or its writing failed",
+        "pass a file with rows, or take this one out of the recipe",
+    ),
+    Rule(
+        "DATA-002",
+        "other-format",
+        "refuse",
+        "what a file holds is told by its first bytes, and another kind than its name says means "
+        "that one of the two is a mistake",
+        "rename or convert the file as said above",
+    ),
+    Rule(
+        "DATA-003",
+        "damaged-file",
+        "refuse",
+        "the file is not whole, and what is missing cannot be known",
+        "copy or download the file again, and compare its SHA-256 with that of the original",
+    ),
+    Rule(
+        "DATA-004",
+        "document-not-lines",
+        "refuse",
+        "rows are read line by line, so that each has a place of its own and none fills the memory",
+        "write one object on each line; jq, as said above, or in Python "
+        "`for row in json.load(file): print(json.dumps(row))`",
+    ),
+    Rule(
         "DUP-001",
         "duplicate-row",
         "set_aside",
@@ -246,10 +324,18 @@ LENGTH_RULES = frozenset({"LEN-001", "LEN-002"})
 _USABLE = frozenset({"PREF-002", "PREF-005", "PREF-008", "DUP-001"})
 """The rules whose rows can be trained on as they are."""
 
+BESIDE_ROWS = frozenset({"ENC-003", "SCH-003", "TXT-005", "TXT-006", "PREF-007"})
+"""The rules whose faults stand beside a row that was read, and not in its place."""
+
+FILE_RULES = frozenset({"DATA-001", "DATA-002", "DATA-003", "DATA-004"})
+"""The rules of whole files, of which nothing can be set aside."""
+
 
 def allowed_actions(rule_id: str) -> tuple[Action, ...]:
     """What a recipe may do with rows that break the rule."""
-    if rule_id in _USABLE:
+    if rule_id in FILE_RULES:
+        return ("refuse",)
+    if rule_id in _USABLE or rule_id in BESIDE_ROWS:
         return ("refuse", "set_aside", "warn")
     return ("refuse", "set_aside")
 
@@ -301,3 +387,10 @@ def visible(text: str) -> str:
         character if character.isprintable() else ascii(character)[1:-1] for character in text
     )
     return shown if len(shown) <= 400 else f"{shown[:190]}...{shown[-190:]}"
+
+
+def shown_key(key: str) -> str:
+    """A key of the user's data as messages name it: short, with nothing a terminal acts on."""
+    if key.isprintable() and 0 < len(key) <= 40:
+        return key
+    return escaped(key)

@@ -1,0 +1,93 @@
+"""Packed files as streams of what they unpack to, which say where they are not whole."""
+
+import zlib
+from typing import BinaryIO, Protocol
+
+import pyarrow as pa
+
+from rlhf_core.data.file_formats import GZIP, ZSTD
+
+_READ_BYTES = 2**16
+
+
+class ByteStream(Protocol):
+    """What bytes are read from, some at a time, until there are none."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+
+class DamagedError(Exception):
+    """The bytes of a file are not those that were written."""
+
+
+def unpacked(file: BinaryIO, format_name: str) -> ByteStream:
+    """The bytes of a file as they were before it was packed; its own where it was not."""
+    if format_name == GZIP:
+        return _GzipStream(file)
+    return _ZstdStream(file) if format_name == ZSTD else _PlainStream(file)
+
+
+class _PlainStream:
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def read(self, size: int, /) -> bytes:
+        try:
+            return self._file.read(size)
+        except OSError as error:
+            raise DamagedError(f"the disk does not give it back ({error.strerror})") from None
+
+
+class _GzipStream:
+    """One member after another; zeros may follow the last one, as tapes leave them."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = _PlainStream(file)
+        self._packed = b""
+        self._member = zlib.decompressobj(wbits=31)
+
+    def read(self, size: int, /) -> bytes:
+        while True:
+            if self._member.eof:
+                self._packed = self._member.unused_data
+                if not self._begins_another():
+                    return b""
+                self._member = zlib.decompressobj(wbits=31)
+            packed = self._packed or self._file.read(_READ_BYTES)
+            if not packed:
+                raise DamagedError("it ends before the packed data does: it was cut off")
+            try:
+                found = self._member.decompress(packed, size)
+            except zlib.error as error:
+                raise DamagedError(f"its packed data is damaged ({error})") from None
+            self._packed = self._member.unconsumed_tail
+            if found:
+                return found
+
+    def _begins_another(self) -> bool:
+        """Whether another member follows the one that has ended."""
+        while len(self._packed) < 2 or not self._packed.strip(b"\0"):
+            more = self._file.read(_READ_BYTES)
+            if not more:
+                break
+            self._packed = self._packed.lstrip(b"\0") + more
+        self._packed = self._packed.lstrip(b"\0")
+        if self._packed.startswith(b"\x1f\x8b"):
+            return True
+        if self._packed:
+            raise DamagedError("other bytes follow the end of its packed data")
+        return False
+
+
+class _ZstdStream:
+    """One frame after another."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._stream = pa.CompressedInputStream(file, "zstd")
+
+    def read(self, size: int, /) -> bytes:
+        try:
+            return bytes(self._stream.read(min(size, _READ_BYTES)))
+        except (pa.ArrowException, OSError) as error:
+            said = " ".join(str(error).split())
+            raise DamagedError(f"its packed data is damaged or cut off ({said})") from None
