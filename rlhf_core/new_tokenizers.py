@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from rlhf_core.data.control_tokens import EOS, PAD
 from rlhf_core.settings.model import ScratchModelSettings
 
-PAD, EOS, UNKNOWN = "<pad>", "<eos>", "<unk>"
-"""The special tokens of a tokenizer made here."""
+UNKNOWN = "<unk>"
+"""What a word tokenizer made here reads words as that it does not know."""
 
 
 def trained_tokenizer(

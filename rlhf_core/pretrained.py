@@ -25,6 +25,7 @@ from transformers import (
 from transformers.utils import logging as hf_logging
 
 from rlhf_core.adapters import ADAPTER, read_adapter, save_adapter
+from rlhf_core.data.base_tokenizer import PADDING
 from rlhf_core.errors import ModelError, TrainingStopped
 from rlhf_core.models import ScalarModel, disable_dropout, end_token_ids
 
@@ -118,7 +119,7 @@ def load_tokenizer(base: str | Path, *, revision: str | None = None) -> PreTrain
 def separate_padding(tokenizer: PreTrainedTokenizerBase) -> None:
     """Give `tokenizer` a padding token where it has none, or where it is the one that ends (S5)."""
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
-        tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
+        tokenizer.add_special_tokens({"pad_token": PADDING})
 
 
 def _cannot_load(base: str | Path, kind: str, error: Exception, setting: str = "model.base") -> str:

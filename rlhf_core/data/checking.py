@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from rlhf_core.data.cutting import cut_prompt
-from rlhf_core.data.lengths import LengthCounter, check_lengths
 from rlhf_core.data.reading import ReadTable
 from rlhf_core.data.rows import Row
 from rlhf_core.data.rules import (
@@ -17,8 +16,8 @@ from rlhf_core.data.rules import (
     render_faults,
 )
 from rlhf_core.data.schemas import TableName, check_rows
+from rlhf_core.data.token_checks import TokenChecks
 from rlhf_core.settings.data import DataSettings
-from rlhf_core.settings.model import ModelSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,21 +50,19 @@ def check_table(
     read: ReadTable,
     table: TableName,
     settings: DataSettings,
-    model: ModelSettings,
-    counter: LengthCounter,
+    tokens: TokenChecks,
 ) -> CheckedTable:
     """Apply every rule to the table's rows, and to each fault the action of its rule."""
     actions = rule_actions(settings)
-    faults = [*read.faults, *check_rows(read.rows, table)]
+    faults = [*read.faults, *check_rows(read.rows, table), *tokens.texts(read.rows)]
     broken = _places(faults, actions, "refuse") | _places(faults, actions, "set_aside")
     whole = [row for row in read.rows if (row.file, row.line) not in broken]
-    too_long: list[Fault] = []
+    of_tokens = tokens.lengths(whole)
     cut = 0
-    if table != "text":  # which whoever reads it cuts to the length that it needs
-        too_long = check_lengths(whole, model, counter)
-        if settings.long_prompts == "cut":
-            whole, too_long, cut = _with_cut_prompts(whole, too_long, model, counter)
-    faults.extend(too_long)
+    if settings.long_prompts == "cut":
+        whole, of_tokens, cut = _with_cut_prompts(whole, of_tokens, tokens)
+    too_long = [fault for fault in of_tokens if fault.rule in LENGTH_RULES]
+    faults.extend([*of_tokens, *tokens.closing()])
     refused = [fault for fault in faults if actions[fault.rule] == "refuse"]
     aside = _places(faults, actions, "set_aside")
     usable = [row for row in whole if (row.file, row.line) not in aside]
@@ -129,19 +126,14 @@ def refusal(tables: Sequence[CheckedTable], report_name: str) -> str | None:
 
 
 def _with_cut_prompts(
-    rows: Sequence[Row], faults: Sequence[Fault], model: ModelSettings, counter: LengthCounter
+    rows: Sequence[Row], faults: Sequence[Fault], tokens: TokenChecks
 ) -> tuple[list[Row], list[Fault], int]:
     """The rows with over-long prompts cut, the faults that are left, and how many were cut."""
-
-    def fits(prompt: str) -> bool:
-        whole = model.prompt_template.replace("{prompt}", prompt)
-        return counter.prompts([whole])[0] <= model.max_prompt_tokens
-
     over = {(fault.file, fault.line) for fault in faults if fault.rule == "LEN-001"}
     cut: dict[tuple[str, int], Row] = {}
     for row in rows:
         if (row.file, row.line) in over:
-            prompt = cut_prompt(row.prompt, fits)
+            prompt = cut_prompt(row.prompt, tokens.fits)
             if prompt is not None:
                 cut[row.file, row.line] = replace(row, prompt=prompt)
     left = [

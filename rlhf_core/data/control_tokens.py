@@ -9,16 +9,15 @@ to, where the tokenizer knows such: it forges nothing, unless it pads or ends to
 """
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
 from tokenizers import AddedToken, Tokenizer
 
-from rlhf_core.data.rows import Row
-from rlhf_core.data.rules import Fault, escaped
-from rlhf_core.data.schemas import TableName, field_names
+PAD, EOS = "<pad>", "<eos>"
+"""The control tokens of a tokenizer that is made from the texts of a run."""
 
 _BRACKETS = frozenset("<>[]{}|")
 
@@ -126,36 +125,3 @@ def any_of(words: Collection[str]) -> str:
         return ""
     pattern = branches[0] if len(branches) == 1 and "" not in words else f"(?:{'|'.join(branches)})"
     return f"{pattern}?" if "" in words else pattern
-
-
-def check_control_tokens(
-    rows: Sequence[Row], table: TableName, tokens: ControlTokens, *, end: str | None
-) -> list[Fault]:
-    """A fault for every prompt, response and text that spells a control token.
-
-    Running text may hold the token for what is unknown: word-level corpora such as WikiText write
-    it for their rare words. `end` is the token with which training ends a response by itself.
-    """
-    if table == "text":
-        tokens = tokens.without_unknown()
-    faults = []
-    for row in rows:
-        names = ["text" if table == "text" else "prompt", *field_names(row)]
-        for field, text in zip(names, (row.prompt, *row.responses), strict=True):
-            if tokens.first_in(text) is not None:
-                spelt = list(tokens.spelt_in(text))
-                seen = _seen(text, spelt, end if field not in ("prompt", "text") else None)
-                faults.append(Fault("TOK-001", row.file, row.line, field, seen))
-    return faults
-
-
-def _seen(text: str, spelt: Sequence[Spelling], end: str | None) -> str:
-    first = spelt[0]
-    seen = f"{escaped(first.token)} at character {first.place + 1}"
-    if len(spelt) > 1:
-        others = {one.token for one in spelt[1:]} - {first.token}
-        more = f", {escaped(min(others))} among them" if others else ""
-        seen += f" and {len(spelt) - 1} more{more}"
-    if end is not None and text.rstrip().endswith(end):
-        seen += "; the response ends in the end token, which training appends by itself"
-    return seen

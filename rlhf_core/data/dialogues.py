@@ -58,7 +58,7 @@ def messages_of(prompt: str) -> list[Message]:
     It undoes `render_messages`: what stands before the first "\n\nHuman:" is the system's, and the
     "\n\nAssistant:" at the end, which asks for the answer, is no turn.
     """
-    if HUMAN not in prompt:
+    if not is_transcript(prompt):
         return [{"role": "user", "content": prompt}]
     system, *pieces = _MARKER.split(prompt.removesuffix(ASSISTANT))
     turns: list[Message] = [{"role": "system", "content": system}] if system.strip() else []
@@ -66,6 +66,11 @@ def messages_of(prompt: str) -> list[Message]:
         role: Role = "user" if marker == HUMAN else "assistant"
         turns.append({"role": role, "content": content.removeprefix(" ")})
     return turns
+
+
+def is_transcript(prompt: str) -> bool:
+    """Whether the turn markers in a prompt mark its turns: the last of them asks for the answer."""
+    return prompt.endswith(ASSISTANT) and HUMAN in prompt
 
 
 class SplitTranscripts(NamedTuple):

@@ -1,102 +1,150 @@
-"""Lengths of rows: which are too long for the model, and what length alone would predict.
+"""Lengths of prompts and responses, counted as training will count them and without torch.
 
-Tokens are counted with the recipe's own tokenizer and without torch.
+Where the base model is yet to be made, its tokenizer is too, and words are counted instead.
 """
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Literal, NamedTuple
+import json
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models
 
-from rlhf_core.data.rows import Row
-from rlhf_core.data.rules import Fault
-from rlhf_core.data.schemas import field_names
-from rlhf_core.errors import ModelError
+from rlhf_core.data.base_tokenizer import BaseTokenizer
+from rlhf_core.data.control_tokens import EOS, PAD, ControlTokens, control_tokens
+from rlhf_core.literal_text import LiteralText, Piece, Pieces
 from rlhf_core.settings.model import ModelSettings
 
-Count = Callable[[Sequence[str]], list[int]]
+Units = Sequence[Hashable]
+"""What a text consists of: token ids, or words."""
 
 
-class LengthCounter(NamedTuple):
-    """Counts what a prompt and a response add to a sequence, special tokens included."""
+@dataclass(frozen=True)
+class LengthCounter:
+    """Reads a prompt and a response as what they add to a sequence, special tokens included.
+
+    `prompts` leaves nothing out; `responses` leaves out the end token, which is one more.
+    """
 
     unit: Literal["tokens", "words"]
-    prompts: Count
-    responses: Count
+    prompts: Callable[[Sequence[str]], list[Units]]
+    responses: Callable[[Sequence[str]], list[Units]]
+    most_of_prompt: Callable[[str], int] | None
+    """How many units a prompt has at most, which costs nothing; None where nothing bounds it."""
+
+    most_of_response: Callable[[str], int] | None
+    """The same of a response, the end token included."""
+
+    control: ControlTokens
+    """What no text of a row may come to."""
+
+    end: str | None
+    """The token that training puts behind every response, where it is known."""
 
 
-def length_counter(model: ModelSettings) -> LengthCounter:
+def length_counter(model: ModelSettings, base: BaseTokenizer | None) -> LengthCounter:
     """Tokens of the base model's tokenizer; words where it is yet to be made from the corpus."""
-    if model.base is None:
+    if base is None:
+        return _word_counter(model)
+    tokenizer = base.tokenizer
+    control = control_tokens(tokenizer, base.named)
+    end = None if base.end is None else tokenizer.token_to_id(base.end)
+    literal = LiteralText(tokenizer, control, -1 if end is None else end)
+    before, after = (Piece(text, ours=True) for text in _around(model))
+    prefix = Piece(model.response_prefix, ours=True)
 
-        def words(texts: Sequence[str]) -> list[int]:
-            return [len(text.split()) for text in texts]
+    def read(texts: Sequence[Pieces], *, special: bool) -> list[Units]:
+        whole = ["".join(piece.text for piece in pieces) for pieces in texts]
+        encodings = tokenizer.encode_batch_fast(whole, add_special_tokens=special)
+        rows = literal.without_end([encoding.ids for encoding in encodings], special=special)
+        return list(literal.checked(texts, rows, special=special))
 
-        return LengthCounter("words", words, lambda texts: [count + 1 for count in words(texts)])
-    tokenizer = Tokenizer.from_file(str(_tokenizer_file(model.base, model.revision)))
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
+    def prompts(texts: Sequence[str]) -> list[Units]:
+        return read([(before, _said(text), after) for text in texts], special=True)
 
-    def prompts(texts: Sequence[str]) -> list[int]:
-        return [len(encoding.ids) for encoding in tokenizer.encode_batch_fast(texts)]
+    def responses(texts: Sequence[str]) -> list[Units]:
+        said = [(prefix, _said(text.removeprefix(prefix.text))) for text in texts]
+        return read(said, special=False)
 
-    def responses(texts: Sequence[str]) -> list[int]:
-        encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        return [len(encoding.ids) + 1 for encoding in encodings]  # the end-of-sequence token
-
-    return LengthCounter("tokens", prompts, responses)
-
-
-def _tokenizer_file(base: str, revision: str | None) -> Path:
-    folder = Path(base).expanduser()
-    if folder.is_dir():
-        if not (folder / "tokenizer.json").is_file():
-            raise ModelError(
-                f"model.base: {folder} holds no tokenizer.json: load its tokenizer with "
-                "transformers and save it into the folder again, which writes one."
-            )
-        return folder / "tokenizer.json"
-    import huggingface_hub
-    from huggingface_hub import errors
-
-    try:
-        return Path(huggingface_hub.hf_hub_download(base, "tokenizer.json", revision=revision))
-    except (errors.HTTPError, OSError, ValueError) as error:  # type: ignore[attr-defined]
-        raise ModelError(
-            f"model.base: {base} is no local folder, and its tokenizer.json could not be had from "
-            f"the hub ({type(error).__name__}). Pass a folder: `--set model.base=PATH`."
-        ) from error
+    bounded = _reads_bytes(tokenizer)
+    around = len(prompts([""])[0]) + len((before.text + after.text).encode()) + 2
+    behind = len(prefix.text.encode()) + 3
+    return LengthCounter(
+        unit="tokens",
+        prompts=prompts,
+        responses=responses,
+        most_of_prompt=(lambda text: _bytes(text) + around) if bounded else None,
+        most_of_response=(lambda text: _bytes(text) + behind) if bounded else None,
+        control=control,
+        end=base.end,
+    )
 
 
-def check_lengths(rows: Sequence[Row], model: ModelSettings, counter: LengthCounter) -> list[Fault]:
-    """A fault for each prompt and each response that is over its limit."""
-    faults = []
-    prompts = [model.prompt_template.replace("{prompt}", row.prompt) for row in rows]
-    for row, length in zip(rows, counter.prompts(prompts), strict=True):
-        if length > model.max_prompt_tokens:
-            seen = f"{length} {counter.unit}, at most {model.max_prompt_tokens} fit"
-            faults.append(Fault("LEN-001", row.file, row.line, "prompt", seen))
-    places = [(row, field) for row in rows for field in field_names(row)]
-    responses = [model.response_prefix + response for row in rows for response in row.responses]
-    for (row, field), length in zip(places, counter.responses(responses), strict=True):
-        if length > model.max_response_tokens:
-            seen = f"{length} {counter.unit}, at most {model.max_response_tokens} fit"
-            faults.append(Fault("LEN-002", row.file, row.line, field, seen))
-    return faults
+def _word_counter(model: ModelSettings) -> LengthCounter:
+    before, after = _around(model)
+    around = len(before) + len(after) + 2
+    behind = len(model.response_prefix) + 4
+
+    def prompts(texts: Sequence[str]) -> list[Units]:
+        return [f"{before}{text}{after}".split() for text in texts]
+
+    def responses(texts: Sequence[str]) -> list[Units]:
+        return [(model.response_prefix + text).split() for text in texts]
+
+    return LengthCounter(
+        unit="words",
+        prompts=prompts,
+        responses=responses,
+        most_of_prompt=lambda text: (len(text) + around) // 2,
+        most_of_response=lambda text: (len(text) + behind) // 2,
+        control=ControlTokens({PAD: 0, EOS: 1}),
+        end=EOS,
+    )
 
 
-def longer_wins_accuracy(
-    responses: Sequence[Sequence[str]], ranks: Sequence[Sequence[int]]
-) -> float:
-    """Share of comparisons that the response of more words wins; equal lengths count half."""
-    wins, comparisons = 0.0, 0
-    for texts, places in zip(responses, ranks, strict=True):
-        lengths = [len(text.split()) for text in texts]
-        for better_length, better in zip(lengths, places, strict=True):
-            for worse_length, worse in zip(lengths, places, strict=True):
-                if better < worse:
-                    comparisons += 1
-                    wins += 0.5 * (better_length >= worse_length)
-                    wins += 0.5 * (better_length > worse_length)
-    return wins / comparisons if comparisons else float("nan")
+def _around(model: ModelSettings) -> tuple[str, str]:
+    """What the template writes before and after a prompt."""
+    before, _, after = model.prompt_template.partition("{prompt}")
+    return before, after
+
+
+def _said(text: str) -> Piece:
+    """Text of a row; half a character pair, of which a row is refused, as what can be encoded."""
+    if not text.isascii():
+        text = text.encode("utf-8", "replace").decode()
+    return Piece(text, ours=False)
+
+
+def _bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+
+
+def _reads_bytes(tokenizer: Tokenizer) -> bool:
+    """Whether a text has no more tokens than bytes, but for what is put before it.
+
+    True of byte pairs over bytes, and over characters of which unknown ones come to their bytes,
+    where nothing but spaces is changed before.
+    """
+    if not isinstance(tokenizer.model, models.BPE):
+        return False
+    steps = _steps(tokenizer.normalizer, "normalizers")
+    if any(step["type"] not in ("Prepend", "Replace") for step in steps):
+        return False
+    replaced = [step for step in steps if step["type"] == "Replace"]
+    if any((step["pattern"], step["content"]) != ({"String": " "}, "▁") for step in replaced):
+        return False
+    before = _steps(tokenizer.pre_tokenizer, "pretokenizers")
+    over_bytes = any(step["type"] == "ByteLevel" for step in before)
+    falls_back = bool(tokenizer.model.byte_fallback)
+    return over_bytes or (falls_back and tokenizer.token_to_id("▁") is not None)
+
+
+def _steps(part: Any, inner: str) -> list[dict[str, Any]]:
+    """The steps of a tokenizer's normalizer or pre-tokenizer, as they are described."""
+    if part is None:
+        return []
+    return _flat(json.loads(part.__getstate__()), inner)
+
+
+def _flat(step: dict[str, Any], inner: str) -> list[dict[str, Any]]:
+    return [one for of in step[inner] for one in _flat(of, inner)] if inner in step else [step]

@@ -258,10 +258,37 @@ _TABLE = (
     ),
     Rule(
         "TOK-001",
-        "forged-turn",
+        "control-token",
         "refuse",
-        "a message holds a turn marker, so its text would read as another speaker's turn",
-        "remove '\\n\\nHuman:' and '\\n\\nAssistant:' from the message",
+        "the text spells what a template alone may write, such as a role, an end or a turn marker, "
+        "and so could forge another speaker's turn",
+        "remove it from the text, or keep it as plain characters with data.control_tokens=literal "
+        "(turn markers '\\n\\nHuman:' and '\\n\\nAssistant:' inside a message cannot be kept)",
+    ),
+    Rule(
+        "TOK-002",
+        "control-token-of-some-models",
+        "warn",
+        "a recipe whose base model has this token will refuse the row, and other programs read it "
+        "as a turn that nobody wrote",
+        "remove it from the text, or keep it as plain characters with data.control_tokens=literal "
+        "in the recipe",
+    ),
+    Rule(
+        "TOK-003",
+        "turn-marker-in-text",
+        "warn",
+        "'\\n\\nHuman:' or '\\n\\nAssistant:' marks no turn here, and in a plain transcript a "
+        "model learns to write the other side's turns from it",
+        "cut the text before the marker, or give the dialogue as `messages`",
+    ),
+    Rule(
+        "TOK-004",
+        "end-token-written-out",
+        "warn",
+        "the response spells the end token, which training appends by itself: with "
+        "data.control_tokens=literal the model learns to write its characters first",
+        "remove the end token from the end of the response",
     ),
     Rule(
         "LEN-001",
@@ -308,6 +335,30 @@ _TABLE = (
         "`for row in json.load(file): print(json.dumps(row))`",
     ),
     Rule(
+        "LEN-003",
+        "equal-within-the-budget",
+        "set_aside",
+        "as far as the model reads them, a response and a worse one are the same tokens, so the "
+        "comparison teaches nothing",
+        "raise model.max_response_tokens, or remove the row",
+    ),
+    Rule(
+        "LEN-004",
+        "length-predicts-preference",
+        "warn",
+        "a rule that looks at length alone is right so often that a reward model will learn length",
+        "add comparisons of responses of similar length, and compare the reward model's accuracy "
+        "with this one",
+    ),
+    Rule(
+        "LEN-005",
+        "no-room-for-the-answer",
+        "warn",
+        "after this prompt an answer of model.max_response_tokens does not fit into the model's "
+        "context",
+        "lower model.max_prompt_tokens or model.max_response_tokens so that both fit",
+    ),
+    Rule(
         "DUP-001",
         "duplicate-row",
         "set_aside",
@@ -321,7 +372,12 @@ RULES: Mapping[str, Rule] = {rule.id: rule for rule in _TABLE}
 LENGTH_RULES = frozenset({"LEN-001", "LEN-002"})
 """Their action is a setting of its own, and rows they set aside do not count against the limit."""
 
-_USABLE = frozenset({"PREF-002", "PREF-005", "PREF-008", "DUP-001"})
+_USABLE = frozenset(
+    {
+        *("PREF-002", "PREF-005", "PREF-008", "DUP-001"),
+        *("TOK-002", "TOK-003", "TOK-004", "LEN-003", "LEN-004", "LEN-005"),
+    }
+)
 """The rules whose rows can be trained on as they are."""
 
 BESIDE_ROWS = frozenset({"ENC-003", "SCH-003", "TXT-005", "TXT-006", "PREF-007"})
@@ -330,11 +386,16 @@ BESIDE_ROWS = frozenset({"ENC-003", "SCH-003", "TXT-005", "TXT-006", "PREF-007"}
 FILE_RULES = frozenset({"DATA-001", "DATA-002", "DATA-003", "DATA-004"})
 """The rules of whole files, of which nothing can be set aside."""
 
+_OF_TABLES = frozenset({"LEN-004"})
+"""The rules that look at many rows together: no single one could be set aside."""
+
 
 def allowed_actions(rule_id: str) -> tuple[Action, ...]:
     """What a recipe may do with rows that break the rule."""
     if rule_id in FILE_RULES:
         return ("refuse",)
+    if rule_id in _OF_TABLES:
+        return ("refuse", "warn")
     if rule_id in _USABLE or rule_id in BESIDE_ROWS:
         return ("refuse", "set_aside", "warn")
     return ("refuse", "set_aside")

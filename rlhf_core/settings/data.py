@@ -114,6 +114,11 @@ class DataSettings(Settings):
     evaluation_share: float = Field(default=0.1, gt=0, lt=0.9)
     """Share of prompts kept for the evaluation; no other stage sees them."""
 
+    control_tokens: Literal["refuse", "literal"] = "refuse"
+    """What happens to rows whose text spells a control token of the model's tokenizer, such as
+    `</s>` or `<|im_start|>`: they are refused (rule TOK-001), or kept and read as plain characters.
+    No text becomes a control token in either case."""
+
     long_prompts: Literal["drop", "cut", "refuse"] = "drop"
     """What happens to rows whose prompt is over `model.max_prompt_tokens`; `cut` takes away whole
     paragraphs at the prompt's end, or the oldest exchanges of a dialogue, and leaves the end of the

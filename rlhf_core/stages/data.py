@@ -7,7 +7,7 @@ from statistics import fmean
 
 from rlhf_core.data.checking import CheckedTable, check_table, refusal, rule_actions
 from rlhf_core.data.distributions import accounts_of, facts_of
-from rlhf_core.data.lengths import length_counter, longer_wins_accuracy
+from rlhf_core.data.length_baseline import longer_wins_accuracy
 from rlhf_core.data.page import PAGE, data_page
 from rlhf_core.data.reading import read_table
 from rlhf_core.data.report_file import REPORT, write_report
@@ -15,6 +15,7 @@ from rlhf_core.data.rows import Row
 from rlhf_core.data.rules import LENGTH_RULES, RULES, count_by_rule
 from rlhf_core.data.schemas import TableName
 from rlhf_core.data.sides import Sides, split_tables
+from rlhf_core.data.token_checks import RecipeTokens
 from rlhf_core.data.totals import rule_facts
 from rlhf_core.errors import DataError
 from rlhf_core.report import Report
@@ -34,7 +35,7 @@ def make_data(
 
     `report.json` lists every fault in both cases, and `report.html` shows them.
     """
-    checked, facts = _check(settings, model, out_dir, report, seed)
+    checked, facts = _check(settings, RecipeTokens(settings, model), out_dir, report, seed)
     sides = split_tables({table.table: table.usable for table in checked}, settings)
     _write_tables(out_dir, sides)
     metrics = _metrics(sides, checked)
@@ -49,38 +50,46 @@ def examine_data(
 
     Raises DataError where they cannot be used, as `make_data` does.
     """
-    checked, facts = _check(settings, model, out_dir, report, seed)
+    tokens = RecipeTokens(settings, model, of_a_recipe=False)
+    checked, facts = _check(settings, tokens, out_dir, report, seed)
     _write_report(out_dir, facts, checked)
 
 
 def _check(
-    settings: DataSettings, model: ModelSettings, out_dir: Path, report: Report, seed: int
+    settings: DataSettings, tokens: RecipeTokens, out_dir: Path, report: Report, seed: int
 ) -> tuple[list[CheckedTable], dict[str, object]]:
     """All tables, read and checked, and the facts of them; raises DataError at a refusal."""
-    counter = length_counter(model)
     named = _named_tables(settings, out_dir, seed)
     sources: list[dict[str, object]] = []
     checked: list[CheckedTable] = []
     distributions: dict[str, dict[str, object]] = {}
+    of_tokens: dict[str, Mapping[str, object]] = {}
     for step, (table, table_settings) in enumerate(named.items(), start=1):
         read = read_table(table_settings, table, split_by=settings.split_by)
         sources.extend(read.sources)
         accounts = accounts_of(table)
         for account in accounts:
             account.add(read.rows)
+        checks = tokens.checks(table)
+        checked.append(check_table(read, table, settings, checks))
         distributions[table] = facts_of(accounts)
-        checked.append(check_table(read, table, settings, model, counter))
+        of_tokens[table] = checks.facts()
         report(step, {f"{table}_rows": read.row_count})
     _write_json(out_dir / SOURCES, sources)
     _write_set_aside(out_dir / SET_ASIDE, checked)
     tables: dict[str, dict[str, object]] = {
-        table.table: _table_facts(table) | {"distributions": distributions[table.table]}
+        table.table: {
+            **_table_facts(table),
+            **of_tokens[table.table],
+            "distributions": distributions[table.table],
+        }
         for table in checked
     }
     message = refusal(checked, str(out_dir / REPORT))
     facts: dict[str, object] = {
         "split_by": settings.split_by,
-        "lengths_counted_in": counter.unit,
+        "lengths_counted_in": tokens.counter.unit,
+        "tokenizer": tokens.facts(),
         "tables": tables,
         "rules": rule_facts(tables, rule_actions(settings)),
         "usable": message is None,

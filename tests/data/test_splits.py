@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf_core.data.lengths import longer_wins_accuracy
+from rlhf_core.data.length_baseline import longer_wins_accuracy
 from rlhf_core.data.rows import Row
 from rlhf_core.data.sides import split_tables
 from rlhf_core.data.splits import held_out_keys

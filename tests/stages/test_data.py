@@ -168,8 +168,8 @@ def test_lengths_are_counted_in_tokens_of_the_base_model(tmp_path):
     assert make(tmp_path / "out", model, **data)["set_aside"] == 2
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert [(fault["line"], fault["seen"]) for fault in report["faults"]] == [
-        (6, "4 tokens, at most 3 fit"),
         (5, "5 tokens, at most 4 fit"),
+        (6, "4 tokens, at most 3 fit"),
     ]
     with pytest.raises(DataError, match="rule LEN-002 response-too-long"):
         make(tmp_path / "refused", model, **data, long_responses="refuse")

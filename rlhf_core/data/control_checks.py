@@ -1,0 +1,63 @@
+"""Rows whose texts spell control tokens or turn markers, each with what stands where (C11)."""
+
+from collections.abc import Iterator, Sequence
+
+from rlhf_core.data.control_tokens import ControlTokens, Spelling
+from rlhf_core.data.dialogues import ASSISTANT, HUMAN, is_transcript
+from rlhf_core.data.rows import Row
+from rlhf_core.data.rules import Fault, escaped
+from rlhf_core.data.schemas import TableName, field_names
+
+
+def text_fields(row: Row, table: TableName) -> Iterator[tuple[str, str]]:
+    """The texts of a row, each with the name of its field."""
+    yield "text" if table == "text" else "prompt", row.prompt
+    yield from zip(field_names(row), row.responses, strict=True)
+
+
+def check_control_tokens(
+    rows: Sequence[Row], table: TableName, tokens: ControlTokens, *, end: str | None
+) -> list[Fault]:
+    """A fault for every prompt, response and text that spells a control token.
+
+    Running text may hold the token for what is unknown: word-level corpora such as WikiText write
+    it for their rare words. `end` is the token with which training ends a response by itself.
+    """
+    if table == "text":
+        tokens = tokens.without_unknown()
+    faults = []
+    for row in rows:
+        for field, text in text_fields(row, table):
+            if tokens.first_in(text) is not None:
+                spelt = list(tokens.spelt_in(text))
+                seen = _seen(text, spelt, None if field in ("prompt", "text") else end)
+                faults.append(Fault("TOK-001", row.file, row.line, field, seen))
+    return faults
+
+
+def check_turn_markers(rows: Sequence[Row], table: TableName) -> list[Fault]:
+    """A warning for every text in which a dialogue's turn marker stands and marks no turn."""
+    if table == "text":
+        return []
+    faults = []
+    for row in rows:
+        for field, text in text_fields(row, table):
+            if (HUMAN in text or ASSISTANT in text) and not (
+                field == "prompt" and is_transcript(text)
+            ):
+                place = min(text.find(mark) % (len(text) + 1) for mark in (HUMAN, ASSISTANT))
+                seen = f"a turn marker at character {place + 1}"
+                faults.append(Fault("TOK-003", row.file, row.line, field, seen))
+    return faults
+
+
+def _seen(text: str, spelt: Sequence[Spelling], end: str | None) -> str:
+    first = spelt[0]
+    seen = f"{escaped(first.token)} at character {first.place + 1}"
+    if len(spelt) > 1:
+        others = {one.token for one in spelt[1:]} - {first.token}
+        more = f", {escaped(min(others))} among them" if others else ""
+        seen += f" and {len(spelt) - 1} more{more}"
+    if end is not None and text.rstrip().endswith(end):
+        seen += "; the response ends in the end token, which training appends by itself"
+    return seen
