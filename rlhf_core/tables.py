@@ -5,7 +5,7 @@ Files are Parquet under a fixed schema, so equal rows give equal bytes.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import pandas as pd
 import pyarrow as pa
@@ -37,6 +37,9 @@ _SCHEMAS: Mapping[str, pa.Schema] = {
     "prompts": pa.schema([("prompt", pa.string()), ("reference", pa.string()), *_WHERE]),
     "text": pa.schema([("text", pa.string()), *_WHERE]),
 }
+
+_GROUP_BYTES = 32 * 2**20
+"""Of rows that are held until they become a row group."""
 
 _MAY_LACK = ("margin", "confidence")
 """Columns that hold null where a row does not have them."""
@@ -77,7 +80,44 @@ def write_table(
         {name: row[name] for name in schema.names if name in row or name not in _MAY_LACK}
         for row in rows
     ]
-    pq.write_table(pa.Table.from_pylist(kept, schema=schema), _file(folder, table, split))
+    with TableWriter(folder, table, split) as writer:
+        writer.add(pa.Table.from_pylist(kept, schema=schema))
+
+
+class TableWriter:
+    """Writes one table's Parquet file for one split, batch by batch.
+
+    `folder` holds the file once the writer is closed, also when there were no rows. Tables of up to
+    32 MiB have one row group, whatever the batches.
+    """
+
+    def __init__(self, folder: Path, table: Table, split: str) -> None:
+        self.schema = _SCHEMAS[table]
+        self._held: list[pa.Table] = []
+        self._held_bytes = 0
+        self._writer = pq.ParquetWriter(_file(folder, table, split), self.schema)
+        self._is_empty = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if kind is None and (self._held or self._is_empty):
+            self._write()
+        self._writer.close()
+
+    def add(self, rows: pa.Table) -> None:
+        """The next rows, under the table's schema."""
+        if rows.num_rows:
+            self._held.append(rows)
+            self._held_bytes += rows.nbytes
+        if self._held_bytes > _GROUP_BYTES:
+            self._write()
+
+    def _write(self) -> None:
+        group = pa.concat_tables([self.schema.empty_table(), *self._held])
+        self._writer.write_table(group.combine_chunks())
+        self._held, self._held_bytes, self._is_empty = [], 0, False
 
 
 def _read(folder: Path, table: Table, split: str) -> pd.DataFrame:

@@ -1,33 +1,40 @@
-"""A table is checked here: rows to train on, rows set aside with their reasons, or a refusal."""
+"""A table is checked here: rows to train on, rows set aside with their reasons, or a refusal.
 
-from collections.abc import Mapping, Sequence
+Rows are looked at batch by batch. What is remembered of them lies in a scratch folder.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
+from rlhf_core.data.batches import RowBatch
+from rlhf_core.data.comparing import RowComparer
 from rlhf_core.data.cutting import cut_prompt
-from rlhf_core.data.reading import ReadTable
+from rlhf_core.data.fault_log import FaultLog, Found, Tally, faults_in, settle
+from rlhf_core.data.numbered import NumberedFault
+from rlhf_core.data.reading import ReadBatch, TableReader
 from rlhf_core.data.rows import Row
-from rlhf_core.data.rules import (
-    FILE_RULES,
-    LENGTH_RULES,
-    RULES,
-    Action,
-    Fault,
-    count_by_rule,
-    render_faults,
-)
-from rlhf_core.data.schemas import TableName, check_rows
+from rlhf_core.data.rules import FILE_RULES, LENGTH_RULES, RULES, Action, Fault, render_faults
+from rlhf_core.data.schemas import TableName, check_batch
+from rlhf_core.data.set_aside import AsideRows
 from rlhf_core.data.token_checks import TokenChecks
-from rlhf_core.settings.data import DataSettings
+from rlhf_core.settings.data import DataSettings, TableSettings
 
 
-@dataclass(frozen=True, slots=True)
-class SetAside:
-    """A row that is not trained on, with the rules it breaks; no row where none could be read."""
+class RowsSeen(Protocol):
+    """Whoever wants to see the rows that could be read, batch by batch."""
 
-    file: str
-    line: int
-    rules: tuple[str, ...]
-    row: Row | None
+    def add(self, rows: Sequence[Row]) -> None: ...
+
+
+class KeepsRows(Protocol):
+    """Where rows go that no rule for a single row keeps from being used."""
+
+    def add(self, batch: RowBatch, kept: NDArray[np.bool_]) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,60 +43,171 @@ class CheckedTable:
 
     table: TableName
     row_count: int
-    usable: list[Row]
-    set_aside: list[SetAside]
-    faults: list[Fault]
-    prompts_cut: int
-    """Usable rows whose prompt was cut to its budget."""
+    tally: Tally
+    usable: NDArray[np.bool_]
+    """Which rows, by number, can be used."""
 
+    sources: list[dict[str, object]]
     refusals: list[str]
     """One message for each reason not to train at all; none where the table can be used."""
 
+    of_rows: Path
+    of_table: list[Fault]
+    aside_rows: AsideRows
 
-def check_table(
-    read: ReadTable,
-    table: TableName,
-    settings: DataSettings,
-    tokens: TokenChecks,
-) -> CheckedTable:
-    """Apply every rule to the table's rows, and to each fault the action of its rule."""
-    actions = rule_actions(settings)
-    faults = [*read.faults, *check_rows(read.rows, table), *tokens.texts(read.rows)]
-    broken = _places(faults, actions, "refuse") | _places(faults, actions, "set_aside")
-    whole = [row for row in read.rows if (row.file, row.line) not in broken]
-    of_tokens = tokens.lengths(whole)
-    cut = 0
-    if settings.long_prompts == "cut":
-        whole, of_tokens, cut = _with_cut_prompts(whole, of_tokens, tokens)
-    too_long = [fault for fault in of_tokens if fault.rule in LENGTH_RULES]
-    faults.extend([*of_tokens, *tokens.closing()])
-    refused = [fault for fault in faults if actions[fault.rule] == "refuse"]
-    aside = _places(faults, actions, "set_aside")
-    usable = [row for row in whole if (row.file, row.line) not in aside]
-    refusals = []
-    if refused:
-        refusals.append(f"{render_faults(refused)}\n{_other_way(refused)}")
-    counted = [fault for fault in faults if fault.rule not in LENGTH_RULES]
-    faulty = _places(counted, actions, "set_aside")
-    if len(faulty) > settings.max_set_aside_share * read.row_count:
-        refusals.append(_over_the_limit(table, counted, actions, read, settings))
-    over_budget = len({(fault.file, fault.line) for fault in too_long}) + cut
-    if over_budget > settings.max_too_long_share * read.row_count:
-        refusals.append(_too_many_too_long(table, too_long, over_budget, read, settings))
-    elif not refused and not usable:
-        refusals.append(
-            f"data.{table}: no row is left (rule DATA-001): {read.row_count} were read, and all "
-            f"were set aside ({_counts(faults)}). Mend the rows or raise the limits named."
+    def faults(self) -> Iterator[Fault]:
+        """All faults, row after row, and then those of the table as a whole."""
+        yield from faults_in(self.of_rows)
+        yield from self.of_table
+
+    def facts(self) -> dict[str, Any]:
+        """Counts for the report."""
+        return {
+            "rows": self.row_count,
+            "usable": int(np.count_nonzero(self.usable)),
+            "set_aside": self.tally.rows_aside,
+            "prompts_cut": self.tally.prompts_cut,
+            "faults_by_rule": dict(sorted(self.tally.counts.items())),
+        }
+
+
+class TableCheck:
+    """Applies every rule to the rows of one table, and to each fault the action of its rule."""
+
+    def __init__(
+        self, table: TableName, settings: DataSettings, tokens: TokenChecks, *, scratch: Path
+    ) -> None:
+        self._table = table
+        self._settings = settings
+        self._tokens = tokens
+        self._scratch = scratch
+        self._actions = rule_actions(settings)
+        self._log = FaultLog(scratch, table)
+        self._aside_rows = AsideRows(scratch, table)
+        self._kept = bytearray()
+
+    def run(
+        self,
+        table_settings: TableSettings,
+        *,
+        accounts: Iterable[RowsSeen] = (),
+        keepers: Iterable[KeepsRows] = (),
+    ) -> CheckedTable:
+        """Read the whole table and check it.
+
+        `keepers` get the rows that may be used before it is known which of them repeat or
+        contradict others.
+        """
+        seen, kept_by = list(accounts), list(keepers)
+        reader = TableReader(
+            table_settings, self._table, split_by=self._settings.split_by, scratch=self._scratch
         )
-    return CheckedTable(
-        table=table,
-        row_count=read.row_count,
-        usable=usable,
-        set_aside=_set_aside(read.rows, faults, aside),
-        faults=faults,
-        prompts_cut=cut,
-        refusals=refusals,
-    )
+        comparer = RowComparer(self._scratch, self._table, reader.places)
+        for read in reader.batches():
+            for account in seen:
+                account.add(read.rows.rows)
+            comparer.add(read.rows)
+            batch, kept = self._check(read)
+            for keeper in kept_by:
+                keeper.add(batch, kept)
+        for number, fault in comparer.faults():
+            self._log.add(number, Found.OTHER_ROWS, fault)
+        comparer.remove()
+        reader.places.remove()
+        return self._settled(reader)
+
+    def _check(self, read: ReadBatch) -> tuple[RowBatch, NDArray[np.bool_]]:
+        """The batch, prompts cut where they had to be, and which of its rows may be used."""
+        batch = read.rows
+        for number, fault in read.faults:
+            self._log.add(number, Found.READING, fault)
+        kept = np.ones(len(batch), dtype=np.bool_)
+        if not len(batch):
+            return batch, kept
+        of_texts = self._numbered(batch, self._tokens.texts(batch.rows))
+        self._take(batch, kept, [*check_batch(batch, self._table), *of_texts], Found.ROW)
+        whole = [row for row, is_kept in zip(batch.rows, kept.tolist(), strict=True) if is_kept]
+        of_lengths = self._numbered(batch, self._tokens.lengths(whole))
+        if self._settings.long_prompts == "cut":
+            batch, of_lengths = self._with_cut_prompts(batch, of_lengths)
+        self._take(batch, kept, of_lengths, Found.LENGTH)
+        for place in np.flatnonzero(~kept).tolist():
+            self._aside_rows.add(int(batch.numbers[place]), batch.rows[place])
+        self._keep(batch.numbers[kept])
+        return batch, kept
+
+    def _keep(self, numbers: NDArray[np.uint32]) -> None:
+        if len(numbers):
+            self._kept.extend(bytes(max(0, int(numbers[-1]) + 1 - len(self._kept))))
+            np.frombuffer(self._kept, dtype=np.bool_)[numbers] = True
+
+    def _take(
+        self,
+        batch: RowBatch,
+        kept: NDArray[np.bool_],
+        faults: Iterable[tuple[int, Fault]],
+        found: Found,
+    ) -> None:
+        """Log the faults, and clear `kept` where they keep a row from being used."""
+        broken = []
+        for number, fault in faults:
+            self._log.add(number, found, fault)
+            if self._actions[fault.rule] != "warn":
+                broken.append(number)
+        kept[np.isin(batch.numbers, broken)] = False
+
+    @staticmethod
+    def _numbered(batch: RowBatch, faults: Sequence[Fault]) -> list[NumberedFault]:
+        """The faults with the numbers of the batch's rows at their places."""
+        if not faults:
+            return []
+        places = ((row.file, row.line) for row in batch.rows)
+        number_at = dict(zip(places, batch.numbers.tolist(), strict=True))
+        return [NumberedFault(number_at[fault.file, fault.line], fault) for fault in faults]
+
+    def _with_cut_prompts(
+        self, batch: RowBatch, faults: Sequence[NumberedFault]
+    ) -> tuple[RowBatch, list[NumberedFault]]:
+        """The batch with over-long prompts cut, and the faults that are left."""
+        over = {number for number, fault in faults if fault.rule == "LEN-001"}
+        if not over:
+            return batch, list(faults)
+        cut: set[int] = set()
+        rows = list(batch.rows)
+        for place, number in enumerate(batch.numbers.tolist()):
+            prompt = cut_prompt(rows[place].prompt, self._tokens.fits) if number in over else None
+            if prompt is not None:
+                rows[place] = replace(rows[place], prompt=prompt)
+                cut.add(number)
+                self._log.add_cut(number)
+        left = [
+            found for found in faults if found.fault.rule != "LEN-001" or found.number not in cut
+        ]
+        return RowBatch(batch.numbers.tolist(), rows), left
+
+    def _settled(self, reader: TableReader) -> CheckedTable:
+        faults_path = self._scratch / f"{self._table}-faults.jsonl"
+        settled = settle(
+            self._log, reader.row_count, self._actions, faults_path, self._aside_rows.reasons
+        )
+        self._log.remove()
+        closing = self._tokens.closing()
+        for fault in closing:
+            settled.tally.count(fault)
+        usable = ~settled.unusable
+        usable[: len(self._kept)] &= np.frombuffer(self._kept, dtype=np.bool_)
+        usable[len(self._kept) :] = False
+        return CheckedTable(
+            table=self._table,
+            row_count=reader.row_count,
+            tally=settled.tally,
+            usable=usable,
+            sources=reader.sources,
+            refusals=_refusals(self._table, usable, settled.tally, self._settings),
+            of_rows=faults_path,
+            of_table=closing,
+            aside_rows=self._aside_rows,
+        )
 
 
 def rule_actions(settings: DataSettings) -> Mapping[str, Action]:
@@ -113,11 +231,8 @@ def refusal(tables: Sequence[CheckedTable], report_name: str) -> str | None:
     if not messages:
         return None
     rows = sum(table.row_count for table in tables)
-    faults = [fault for table in tables for fault in table.faults]
-    failed = len(
-        {(table.table, fault.file, fault.line) for table in tables for fault in table.faults}
-    )
-    rules = len(count_by_rule(faults))
+    failed = sum(table.tally.failed_rows for table in tables)
+    rules = len({rule for table in tables for rule in table.tally.counts})
     messages.append(
         f"{failed:,} of {rows:,} rows failed in {rules} {'rule' if rules == 1 else 'rules'}. "
         f"Nothing was trained. Full list: {report_name}"
@@ -125,59 +240,56 @@ def refusal(tables: Sequence[CheckedTable], report_name: str) -> str | None:
     return "\n".join(messages)
 
 
-def _with_cut_prompts(
-    rows: Sequence[Row], faults: Sequence[Fault], tokens: TokenChecks
-) -> tuple[list[Row], list[Fault], int]:
-    """The rows with over-long prompts cut, the faults that are left, and how many were cut."""
-    over = {(fault.file, fault.line) for fault in faults if fault.rule == "LEN-001"}
-    cut: dict[tuple[str, int], Row] = {}
-    for row in rows:
-        if (row.file, row.line) in over:
-            prompt = cut_prompt(row.prompt, tokens.fits)
-            if prompt is not None:
-                cut[row.file, row.line] = replace(row, prompt=prompt)
-    left = [
-        fault for fault in faults if fault.rule != "LEN-001" or (fault.file, fault.line) not in cut
-    ]
-    return [cut.get((row.file, row.line), row) for row in rows], left, len(cut)
+def _refusals(
+    table: TableName, usable: NDArray[np.bool_], tally: Tally, settings: DataSettings
+) -> list[str]:
+    row_count, actions = len(usable), rule_actions(settings)
+    messages = []
+    refused, refused_counts = tally.of(rule for rule in actions if actions[rule] == "refuse")
+    if refused:
+        messages.append(f"{render_faults(refused, refused_counts)}\n{_other_way(refused_counts)}")
+    if tally.faulty_rows > settings.max_set_aside_share * row_count:
+        shown, counts = tally.of(
+            rule for rule in actions if actions[rule] == "set_aside" and rule not in LENGTH_RULES
+        )
+        share = tally.faulty_rows / row_count
+        messages.append(
+            f"{render_faults(shown, counts)}\n"
+            f"data.{table}: {share:.2%} of {row_count:,} rows had to be set "
+            f"aside ({_in_words(counts)}), more than "
+            f"max_set_aside_share={settings.max_set_aside_share:.2%}. Mend the rows, or accept "
+            f"it: `--set data.max_set_aside_share={_enough(tally.faulty_rows, row_count)}`."
+        )
+    over_budget = tally.too_long_rows + tally.prompts_cut
+    if over_budget > settings.max_too_long_share * row_count:
+        shown, counts = tally.of(iter(LENGTH_RULES))
+        messages.append(
+            f"{render_faults(shown, counts)}\n"
+            f"data.{table}: {over_budget / row_count:.2%} of {row_count:,} rows are over the token "
+            f"budgets, more than max_too_long_share={settings.max_too_long_share:.2%}. Raise "
+            "model.max_prompt_tokens or model.max_response_tokens, or accept it: "
+            f"`--set data.max_too_long_share={_enough(over_budget, row_count)}`."
+        )
+    elif not refused and not usable.any():
+        messages.append(
+            f"data.{table}: no row is left (rule DATA-001): {row_count} were read, and all were "
+            f"set aside ({_in_words(dict(sorted(tally.counts.items())))}). Mend the rows or raise "
+            "the limits named."
+        )
+    return messages
 
 
-def _too_many_too_long(
-    table: TableName,
-    faults: Sequence[Fault],
-    count: int,
-    read: ReadTable,
-    settings: DataSettings,
-) -> str:
-    enough = -(-100 * count // read.row_count) / 100  # the share, rounded up to whole percent
-    return (
-        f"{render_faults(faults)}\n"
-        f"data.{table}: {count / read.row_count:.2%} of {read.row_count:,} rows are over the token "
-        f"budgets, more than max_too_long_share={settings.max_too_long_share:.2%}. Raise "
-        "model.max_prompt_tokens or model.max_response_tokens, or accept it: "
-        f"`--set data.max_too_long_share={enough}`."
-    )
+def _enough(count: int, row_count: int) -> float:
+    """The share, rounded up to whole percent."""
+    return -(-100 * count // row_count) / 100
 
 
-def _set_aside(
-    rows: Sequence[Row], faults: Sequence[Fault], aside: set[tuple[str, int]]
-) -> list[SetAside]:
-    row_at = {(row.file, row.line): row for row in rows}
-    rules: dict[tuple[str, int], set[str]] = {}
-    for fault in faults:
-        rules.setdefault((fault.file, fault.line), set()).add(fault.rule)
-    return [
-        SetAside(file, line, tuple(sorted(rules[file, line])), row_at.get((file, line)))
-        for file, line in sorted(aside)
-    ]
-
-
-def _other_way(refused: Sequence[Fault]) -> str:
+def _other_way(rules: Iterable[str]) -> str:
     """How such rows are set aside instead."""
     lengths = {"LEN-001": "data.long_prompts=drop", "LEN-002": "data.long_responses=drop"}
     options = [
         f"--set {lengths[rule]}" if rule in lengths else f"--set data.rules.{rule}=set_aside"
-        for rule in count_by_rule(refused)
+        for rule in rules
         if rule not in FILE_RULES
     ]
     if not options:
@@ -185,30 +297,5 @@ def _other_way(refused: Sequence[Fault]) -> str:
     return f"To train without these rows, set them aside: {' '.join(options)}"
 
 
-def _over_the_limit(
-    table: TableName,
-    faults: Sequence[Fault],
-    actions: Mapping[str, Action],
-    read: ReadTable,
-    settings: DataSettings,
-) -> str:
-    aside = [fault for fault in faults if actions[fault.rule] == "set_aside"]
-    count = len(_places(aside, actions, "set_aside"))
-    enough = -(-100 * count // read.row_count) / 100  # the share, rounded up to whole percent
-    return (
-        f"{render_faults(aside)}\n"
-        f"data.{table}: {count / read.row_count:.2%} of {read.row_count:,} rows had to be set "
-        f"aside ({_counts(aside)}), more than "
-        f"max_set_aside_share={settings.max_set_aside_share:.2%}. Mend the rows, or accept "
-        f"it: `--set data.max_set_aside_share={enough}`."
-    )
-
-
-def _counts(faults: Sequence[Fault]) -> str:
-    return ", ".join(f"{rule}: {count}" for rule, count in count_by_rule(faults).items())
-
-
-def _places(
-    faults: Sequence[Fault], actions: Mapping[str, Action], action: Action
-) -> set[tuple[str, int]]:
-    return {(fault.file, fault.line) for fault in faults if actions[fault.rule] == action}
+def _in_words(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{rule}: {count}" for rule, count in counts.items())

@@ -126,12 +126,29 @@ def longer_wins_accuracy(
     responses: Sequence[Sequence[str]], ranks: Sequence[Sequence[int]]
 ) -> float:
     """Share of comparisons that the response of more words wins; equal lengths count half."""
-    rows = [
-        Compared("", tuple(len(text.split()) for text in texts), tuple(places))
-        for texts, places in zip(responses, ranks, strict=True)
-    ]
-    found = prediction(rows)
-    return float("nan") if found is None else found.longer_wins
+    wins, comparisons = longer_wins(responses, ranks)
+    return wins / comparisons if comparisons else float("nan")
+
+
+class LongerWins(NamedTuple):
+    """Comparisons that the response of more words wins, of how many; equal lengths count half."""
+
+    wins: float
+    comparisons: int
+
+
+def longer_wins(responses: Sequence[Sequence[str]], ranks: Sequence[Sequence[int]]) -> LongerWins:
+    """How often the response of more words is the better one."""
+    wins, comparisons = 0.0, 0
+    for texts, places in zip(responses, ranks, strict=True):
+        lengths = [len(text.split()) for text in texts]
+        ranked = list(zip(lengths, places, strict=True))[:MAX_RESPONSES]
+        for better_length, better in ranked:
+            for worse_length, worse in ranked:
+                if better < worse:
+                    comparisons += 1
+                    wins += _won_by_longer(better_length - worse_length)
+    return LongerWins(wins, comparisons)
 
 
 def _won_by_longer(difference: int) -> float:

@@ -1,10 +1,11 @@
 """Prompts from a file of the user's own, checked by the rules of the data stage."""
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from rlhf_core.data.reading import read_table
-from rlhf_core.data.rules import RULES, render_faults
-from rlhf_core.data.schemas import check_rows
+from rlhf_core.data.reading import TableReader
+from rlhf_core.data.rules import RULES, Fault, render_faults
+from rlhf_core.data.schemas import check_batch
 from rlhf_core.errors import DataError
 from rlhf_core.settings.data import TableSettings
 
@@ -14,10 +15,16 @@ def prompts_in_file(path: Path) -> list[str]:
 
     Raises DataError where a row breaks a rule, and names the row.
     """
-    read = read_table(TableSettings(source=str(path)), "prompts", split_by="prompt")
-    faults = [*read.faults, *check_rows(read.rows, "prompts")]
+    settings = TableSettings(source=str(path))
+    prompts: dict[str, None] = {}
+    faults: list[Fault] = []
+    with TemporaryDirectory() as folder:
+        reader = TableReader(settings, "prompts", split_by="prompt", scratch=Path(folder))
+        for rows, unreadable in reader.batches():
+            prompts.update(dict.fromkeys(row.prompt for row in rows.rows))
+            faults += [fault for _, fault in (*unreadable, *check_batch(rows, "prompts"))]
+        reader.places.remove()
     broken = [fault for fault in faults if RULES[fault.rule].action != "warn"]
-    broken = [fault for fault in broken if fault.rule != "DUP-001"]
     if broken:
         raise DataError(f"{render_faults(broken)}\nMend these rows, or remove them.")
-    return list(dict.fromkeys(row.prompt for row in read.rows))
+    return list(prompts)

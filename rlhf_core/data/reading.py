@@ -1,13 +1,18 @@
-"""One table of the recipe, read: its rows in our form, its faults, and its raw sources."""
+"""One table of the recipe, read batch by batch: rows in our form, faults, and its raw sources."""
 
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
 
-from rlhf_core.data.comparisons import join_rankings
+from rlhf_core.data.batches import MAX_CHARACTERS, MAX_ROWS, RowBatch
+from rlhf_core.data.comparisons import RankingJoiner
 from rlhf_core.data.hub import Source, find_sources, read_rows
+from rlhf_core.data.numbered import NumberedFault
 from rlhf_core.data.origins import read_origin
+from rlhf_core.data.places import Places
 from rlhf_core.data.rows import PREFERENCE_FORMS, Row, RowReader, form_of
 from rlhf_core.data.rules import BESIDE_ROWS, Fault
 from rlhf_core.data.schemas import TableName
@@ -16,49 +21,94 @@ from rlhf_core.errors import DataError
 from rlhf_core.settings.data import TableSettings
 
 
-@dataclass(frozen=True, slots=True)
-class ReadTable:
-    """The rows that could be read, the faults of those that could not, and the raw sources."""
+class ReadBatch(NamedTuple):
+    """Rows that could be read, and the faults of those among them that could not."""
 
-    rows: list[Row]
-    faults: list[Fault]
-    sources: list[dict[str, object]]
-    row_count: int
+    rows: RowBatch
+    faults: Sequence[NumberedFault]
 
 
-def read_table(settings: TableSettings, table: TableName, *, split_by: str) -> ReadTable:
-    """All rows that the settings name, brought to what `table` needs of them."""
-    rows: list[Row] = []
-    faults: list[Fault] = []
-    records = []
-    row_count = 0
-    for source in distinctly_named(find_sources(settings, table)):
-        left = None if settings.limit is None else settings.limit - row_count
-        before = row_count
-        reader: RowReader | None = None
-        for raw in islice(read_rows(source, settings, table), left):
-            row_count += 1
-            if isinstance(raw, Fault):
-                faults.append(raw)
-                row_count -= raw.rule in BESIDE_ROWS
-                continue
-            reader = reader or _reader(raw, settings, table, split_by)
-            row = reader.read(raw)
+class TableReader:
+    """Reads all rows that the settings name, brought to what `table` needs of them.
+
+    What it says about sources and places is whole once all batches were taken.
+    """
+
+    def __init__(
+        self, settings: TableSettings, table: TableName, *, split_by: str, scratch: Path
+    ) -> None:
+        self._settings = settings
+        self._table = table
+        self._split_by = split_by
+        self._scratch = scratch
+        self.places = Places(scratch, table)
+        """Of every raw row, by its number."""
+        self.sources: list[dict[str, object]] = []
+        self.row_count = 0
+        """Raw rows read so far, also those that are none."""
+
+    def batches(self) -> Iterator[ReadBatch]:
+        """All rows in order; comparisons of one group as the ranking that they say."""
+        batches = self._batches()
+        if self._settings.format == "rankings":
+            joiner = RankingJoiner(self._scratch, self._table)
+            for rows, faults in batches:
+                joiner.add(rows)
+                yield ReadBatch(RowBatch((), ()), faults)
+            yield from (ReadBatch(rows, faults) for rows, faults in joiner.joined())
+        else:
+            yield from batches
+
+    def _batches(self) -> Iterator[ReadBatch]:
+        numbers: list[int] = []
+        rows: list[Row] = []
+        faults: list[NumberedFault] = []
+        held = 0
+        for number, row in self._numbered():
             if isinstance(row, Fault):
-                faults.append(row)
+                faults.append(NumberedFault(number, row))
             else:
+                numbers.append(number)
                 rows.append(row)
-        record = source_record(source) | {"table": table, "rows": row_count - before}
-        records.append(record | _written_by(settings))
-    if row_count == 0 and not faults:
-        raise DataError(
-            f"data.{table} holds no rows (rule DATA-001): {settings.source} has none but blank "
-            "lines. Pass a file with rows."
-        )
-    if settings.format == "rankings":
-        joined = join_rankings(rows)
-        rows, faults = joined.rows, [*faults, *joined.faults]
-    return ReadTable([_of_use(row, table) for row in rows], faults, records, row_count)
+                held += len(row.prompt) + sum(map(len, row.responses))
+            if len(rows) + len(faults) >= MAX_ROWS or held >= MAX_CHARACTERS:
+                yield self._batch(numbers, rows, faults)
+                numbers, rows, faults, held = [], [], [], 0
+        if rows or faults:
+            yield self._batch(numbers, rows, faults)
+
+    def _batch(self, numbers: list[int], rows: list[Row], faults: list[NumberedFault]) -> ReadBatch:
+        if self._table != "preferences":
+            rows = [_best_alone(row) for row in rows]
+        return ReadBatch(RowBatch(numbers, rows), faults)
+
+    def _numbered(self) -> Iterator[tuple[int, Row | Fault]]:
+        settings = self._settings
+        faulty = False
+        for source in distinctly_named(find_sources(settings, self._table)):
+            left = None if settings.limit is None else settings.limit - self.row_count
+            before = self.row_count
+            reader: RowReader | None = None
+            for raw in islice(read_rows(source, settings, self._table), left):
+                number = self.row_count
+                if isinstance(raw, Fault) and raw.rule in BESIDE_ROWS:  # of the row that follows
+                    faulty = True
+                    yield number, raw
+                    continue
+                self.row_count += 1
+                self.places.add(raw)
+                if isinstance(raw, Fault):
+                    yield number, raw
+                    continue
+                reader = reader or _reader(raw, settings, self._table, self._split_by)
+                yield number, reader.read(raw)
+            record = source_record(source) | {"table": self._table, "rows": self.row_count - before}
+            self.sources.append(record | _written_by(settings))
+        if self.row_count == 0 and not faulty:
+            raise DataError(
+                f"data.{self._table} holds no rows (rule DATA-001): {settings.source} has none but "
+                "blank lines. Pass a file with rows."
+            )
 
 
 def source_record(source: Source) -> dict[str, object]:
@@ -117,9 +167,9 @@ def _reader(first: RawRow, settings: TableSettings, table: TableName, split_by: 
     return RowReader(form, settings.columns, split_by, settings.opening_sentences)
 
 
-def _of_use(row: Row, table: TableName) -> Row:
-    """Preferences keep all responses; the other tables the best one alone."""
-    if table == "preferences":
+def _best_alone(row: Row) -> Row:
+    """The row with its best response, for tables that prefer nothing."""
+    if len(row.responses) <= 1 and not row.ranks:
         return row
     best = row.best
     return replace(row, responses=() if best is None else (best,), ranks=())

@@ -222,6 +222,13 @@ _TABLE = (
         "cut both transcripts after the turn in which they part, or remove the row",
     ),
     Rule(
+        "PREF-010",
+        "comparisons-in-a-circle",
+        "warn",
+        "a beats b, b beats c and c beats a: no score can put them in this order",
+        "keep them if people disagreed; otherwise remove the comparison that is wrong",
+    ),
+    Rule(
         "ROLE-001",
         "starts-with-assistant",
         "refuse",
@@ -374,7 +381,7 @@ LENGTH_RULES = frozenset({"LEN-001", "LEN-002"})
 
 _USABLE = frozenset(
     {
-        *("PREF-002", "PREF-005", "PREF-008", "DUP-001"),
+        *("PREF-002", "PREF-005", "PREF-008", "PREF-010", "DUP-001"),
         *("TOK-002", "TOK-003", "TOK-004", "LEN-003", "LEN-004", "LEN-005"),
     }
 )

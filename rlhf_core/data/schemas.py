@@ -4,10 +4,13 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
+import numpy as np
 import pandas as pd
 import pandera.pandas as pa
+from numpy.typing import NDArray
 from pandera.errors import SchemaErrors
 
+from rlhf_core.data.batches import RowBatch
 from rlhf_core.data.rows import Row
 from rlhf_core.data.rules import Fault
 
@@ -15,9 +18,14 @@ TableName = Literal["demonstrations", "preferences", "prompts", "text"]
 
 _ALLOWED_CONTROLS = frozenset("\t\n\r\v\f")
 
+_ODD_BYTES = np.zeros(256, dtype=np.bool_)
+_ODD_BYTES[[byte for byte in range(0x20) if chr(byte) not in _ALLOWED_CONTROLS]] = True
+_ODD_BYTES[[0x7F, 0xED]] = True
+"""Bytes of control characters, and the first one of half a character pair."""
+
 
 class _Text(NamedTuple):
-    row: Row
+    place: int
     field: str
     text: str
 
@@ -74,55 +82,100 @@ ROWS = pa.DataFrameSchema(
     {
         "no_preference": pa.Column(bool, pa.Check(lambda found: ~found, name="PREF-002")),
         "equal_yet_ranked": pa.Column(bool, pa.Check(lambda found: ~found, name="PREF-004")),
-        "contradicts": pa.Column(bool, pa.Check(lambda found: ~found, name="PREF-005")),
-        "repeats": pa.Column(bool, pa.Check(lambda found: ~found, name="DUP-001")),
     }
 )
-"""Every row of a table, beside the rows before it: it prefers something, and says so once."""
+"""Every row of a table for itself: where it ranks, it prefers something to something else."""
 
 
-def check_rows(rows: Sequence[Row], table: TableName) -> list[Fault]:
-    """The faults of the rows by the schemas above, in the order of the rows."""
-    if not rows:
+def check_batch(batch: RowBatch, table: TableName) -> list[tuple[int, Fault]]:
+    """The faults of the rows by the schemas above, each with its row's number, row after row.
+
+    The schemas see the rows that are not certainly in order.
+    """
+    doubtful = np.flatnonzero(_doubtful_texts(batch) | _doubtful_ranks(batch.rows)).tolist()
+    if not doubtful:
         return []
+    rows = [batch.rows[place] for place in doubtful]
+    faults = [*_text_faults(rows, table), *_row_faults(rows)]
+    faults.sort(key=lambda found: found[0])
+    return [(int(batch.numbers[doubtful[place]]), fault) for place, fault in faults]
+
+
+def _doubtful_texts(batch: RowBatch) -> NDArray[np.bool_]:
+    """Which rows have a text that may be blank, be half a character or hold a control character."""
+    doubtful = _odd_texts(batch.prompts)
+    if batch.responses:
+        of_row = np.repeat(np.arange(len(batch)), batch.response_counts)
+        doubtful[of_row[_odd_texts(batch.responses)]] = True
+    return doubtful
+
+
+def _odd_texts(texts: Sequence[bytes]) -> NDArray[np.bool_]:
+    lengths = np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
+    ends = np.cumsum(lengths)
+    joined = np.frombuffer(b"".join(texts) + b"\0", dtype=np.uint8)
+    first = joined[ends - lengths]
+    odd: NDArray[np.bool_] = (first <= 0x20) | (first >= 0x7F) | (lengths == 0)
+    for place in np.flatnonzero(odd).tolist():
+        text = texts[place].decode("utf-8", "surrogatepass")
+        odd[place] = _is_blank(text)
+    found = np.flatnonzero(_ODD_BYTES[joined[:-1]])
+    surrogate = (joined[found] != 0xED) | (joined[found + 1] >= 0xA0)
+    odd[np.searchsorted(ends, found[surrogate], side="right")] = True
+    return odd
+
+
+def _doubtful_ranks(rows: Sequence[Row]) -> NDArray[np.bool_]:
+    """Which rows may prefer nothing, or a text to itself."""
+    doubtful = [False] * len(rows)
+    for place, row in enumerate(rows):
+        if len(row.ranks) == 2:
+            (one, other), (rank, other_rank) = row.responses, row.ranks
+            if rank == other_rank:
+                doubtful[place] = True
+            elif one.isascii() and other.isascii():
+                doubtful[place] = one.strip() == other.strip()
+            else:
+                doubtful[place] = _comparable(one) == _comparable(other)
+        elif row.ranks:
+            doubtful[place] = True
+    return np.array(doubtful, dtype=np.bool_)
+
+
+def _text_faults(rows: Sequence[Row], table: TableName) -> list[tuple[int, Fault]]:
     texts = list(_texts(rows, table))
-    text_frame = pd.DataFrame(
+    frame = pd.DataFrame(
         {
             "is_blank": [_is_blank(text.text) for text in texts],
             "surrogate_at": [_surrogate(text.text) for text in texts],
             "control_at": [_control(text.text) for text in texts],
         }
     )
-    faults = [
-        Fault(
-            rule,
-            texts[place].row.file,
-            texts[place].row.line,
-            texts[place].field,
-            _seen_in_text(rule, texts[place].text),
-        )
-        for rule, place in _failures(TEXTS, text_frame)
-    ]
-    contradicted, repeated = _contradicted(rows), _repeated(rows, table)
-    row_frame = pd.DataFrame(
+    found = []
+    for rule, index in _failures(TEXTS, frame):
+        place, field, text = texts[index]
+        row = rows[place]
+        fault = Fault(rule, row.file, row.line, field, _seen_in_text(rule, text))
+        found.append((place, fault))
+    return found
+
+
+def _row_faults(rows: Sequence[Row]) -> list[tuple[int, Fault]]:
+    frame = pd.DataFrame(
         {
             "no_preference": [bool(row.ranks) and len(set(row.ranks)) == 1 for row in rows],
             "equal_yet_ranked": [_equal_yet_ranked(row) for row in rows],
-            "contradicts": [earlier is not None for earlier in contradicted],
-            "repeats": [earlier is not None for earlier in repeated],
         }
     )
-    for rule, place in _failures(ROWS, row_frame):
+    found = []
+    for rule, place in _failures(ROWS, frame):
         row = rows[place]
         field, seen = {
             "PREF-002": ("ranks", f"all {len(row.ranks)} ranks are equal"),
             "PREF-004": ("rejected", "responses of different rank are one text after trimming"),
-            "PREF-005": ("chosen", f"the row says the opposite of {contradicted[place]}"),
-            "DUP-001": ("prompt", f"the row is equal to {repeated[place]}"),
         }[rule]
-        faults.append(Fault(rule, row.file, row.line, field, seen))
-    order = {(row.file, row.line): place for place, row in enumerate(rows)}
-    return sorted(faults, key=lambda fault: order[fault.file, fault.line])
+        found.append((place, Fault(rule, row.file, row.line, field, seen)))
+    return found
 
 
 def field_names(row: Row) -> list[str]:
@@ -135,10 +188,10 @@ def field_names(row: Row) -> list[str]:
 
 
 def _texts(rows: Sequence[Row], table: TableName) -> Iterator[_Text]:
-    for row in rows:
-        yield _Text(row, "text" if table == "text" else "prompt", row.prompt)
+    for place, row in enumerate(rows):
+        yield _Text(place, "text" if table == "text" else "prompt", row.prompt)
         for field, response in zip(field_names(row), row.responses, strict=True):
-            yield _Text(row, field, response)
+            yield _Text(place, field, response)
 
 
 def _failures(schema: pa.DataFrameSchema, frame: pd.DataFrame) -> list[tuple[str, int]]:
@@ -159,33 +212,3 @@ def _seen_in_text(rule: str, text: str) -> str:
         return f"{len(text)} characters, all of them blank"
     place = _surrogate(text) if rule == "TXT-002" else _control(text)
     return f"U+{ord(text[place]):04X} at character {place + 1}"
-
-
-def _repeated(rows: Sequence[Row], table: TableName) -> list[str | None]:
-    """For each row that was there before: where it stood first; running text may repeat itself."""
-    if table == "text":
-        return [None] * len(rows)
-    first: dict[object, str] = {}
-    found: list[str | None] = []
-    for row in rows:
-        ranked = sorted(zip(row.ranks, row.responses, strict=True)) if row.ranks else row.responses
-        content = row.prompt if table == "prompts" else (row.prompt, tuple(ranked))
-        here = f"{row.file}:{row.line}"
-        earlier = first.setdefault(content, here)
-        found.append(None if earlier == here else earlier)
-    return found
-
-
-def _contradicted(rows: Sequence[Row]) -> list[str | None]:
-    """For each row that reverses a comparison made before it: where that was made."""
-    first: dict[tuple[str, str, str], str] = {}
-    found: list[str | None] = []
-    for row in rows:
-        ranked = list(zip(row.ranks, row.responses, strict=False))
-        here = f"{row.file}:{row.line}"
-        wins = [(a, b) for rank, a in ranked for other, b in ranked if rank < other and a != b]
-        earlier = (first.get((row.prompt, worse, better)) for better, worse in wins)
-        found.append(next((place for place in earlier if place not in (None, here)), None))
-        for better, worse in wins:
-            first.setdefault((row.prompt, better, worse), here)
-    return found

@@ -29,10 +29,7 @@ def held_out_keys(
         if not distinct:
             continue
         if len(distinct) == 1:
-            raise DataError(
-                f"All rows of {table} have the same {split_by!r}, so they cannot be split for "
-                f"{salt}: split by another column (`--set data.split_by=COLUMN`) or add rows."
-            )
+            raise one_key_alone(table, split_by, salt)
         ordered = sorted(distinct - placed, key=lambda key: _position(key, salt))
         already = len(distinct & held_out)
         if len(distinct) < FEW_KEYS:
@@ -45,7 +42,20 @@ def held_out_keys(
     return frozenset(held_out)
 
 
+def one_key_alone(table: str, split_by: str, salt: Salt) -> DataError:
+    """The refusal of a table with a single key."""
+    return DataError(
+        f"All rows of {table} have the same {split_by!r}, so they cannot be split for "
+        f"{salt}: split by another column (`--set data.split_by=COLUMN`) or add rows."
+    )
+
+
+def position_bits(key: bytes, salt: Salt) -> int:
+    """A number of 64 bits that the key, in UTF-8, and the salt alone decide."""
+    digest = hashlib.sha256(salt.encode() + b"\0" + key).digest()
+    return int.from_bytes(digest[:8], "big")
+
+
 def _position(key: str, salt: Salt) -> float:
-    """A number in [0, 1) that the key and the salt alone decide."""
-    digest = hashlib.sha256(f"{salt}\0{key}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
+    """The same as a number in [0, 1)."""
+    return position_bits(key.encode(), salt) / 2**64

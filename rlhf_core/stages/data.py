@@ -3,25 +3,23 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
 
-from rlhf_core.data.checking import CheckedTable, check_table, refusal, rule_actions
+from rlhf_core.data.checking import CheckedTable, refusal, rule_actions
 from rlhf_core.data.distributions import accounts_of, facts_of
-from rlhf_core.data.length_baseline import longer_wins_accuracy
+from rlhf_core.data.gate import Gate, scratch_folder
 from rlhf_core.data.page import PAGE, data_page
-from rlhf_core.data.reading import read_table
 from rlhf_core.data.report_file import REPORT, write_report
-from rlhf_core.data.rows import Row
-from rlhf_core.data.rules import LENGTH_RULES, RULES, count_by_rule
+from rlhf_core.data.rules import RULES, Fault
 from rlhf_core.data.schemas import TableName
-from rlhf_core.data.sides import Sides, split_tables
+from rlhf_core.data.sides import Sides, Splitter, side_facts
+from rlhf_core.data.staging import StagedRows
 from rlhf_core.data.token_checks import RecipeTokens
 from rlhf_core.data.totals import rule_facts
+from rlhf_core.data.writing import write_sides
 from rlhf_core.errors import DataError
 from rlhf_core.report import Report
 from rlhf_core.settings.data import DataSettings, SupportDeskSettings, TableSettings
 from rlhf_core.settings.model import ModelSettings
-from rlhf_core.tables import write_table
 from rlhf_core.world.corpus import write_world
 
 SET_ASIDE = "set-aside.jsonl"
@@ -35,11 +33,17 @@ def make_data(
 
     `report.json` lists every fault in both cases, and `report.html` shows them.
     """
-    checked, facts = _check(settings, RecipeTokens(settings, model), out_dir, report, seed)
-    sides = split_tables({table.table: table.usable for table in checked}, settings)
-    _write_tables(out_dir, sides)
-    metrics = _metrics(sides, checked)
-    _write_report(out_dir, {**facts, "sides": _side_facts(sides), "metrics": metrics}, checked)
+    named = _named_tables(settings, out_dir, seed)
+    with scratch_folder(out_dir) as scratch:
+        splitter = Splitter(scratch, list(named), settings)
+        gate = Gate(RecipeTokens(settings, model), scratch=scratch, splitter=splitter)
+        checked, facts = _check(gate, named, out_dir, report)
+        usable = {table.table: table.usable for table in checked}
+        sides = splitter.sides(usable, gate.staged)
+        measured = write_sides(sides, gate.staged, out_dir, scratch=scratch)
+        metrics = _metrics(sides, checked) | measured
+        facts |= {"sides": side_facts(sides), "metrics": metrics}
+        _write_report(out_dir, facts, checked)
     return metrics
 
 
@@ -50,48 +54,39 @@ def examine_data(
 
     Raises DataError where they cannot be used, as `make_data` does.
     """
-    tokens = RecipeTokens(settings, model, of_a_recipe=False)
-    checked, facts = _check(settings, tokens, out_dir, report, seed)
-    _write_report(out_dir, facts, checked)
+    named = _named_tables(settings, out_dir, seed)
+    with scratch_folder(out_dir) as scratch:
+        gate = Gate(RecipeTokens(settings, model, of_a_recipe=False), scratch=scratch)
+        checked, facts = _check(gate, named, out_dir, report)
+        _write_report(out_dir, facts, checked)
 
 
 def _check(
-    settings: DataSettings, tokens: RecipeTokens, out_dir: Path, report: Report, seed: int
+    gate: Gate, named: Mapping[TableName, TableSettings], out_dir: Path, report: Report
 ) -> tuple[list[CheckedTable], dict[str, object]]:
     """All tables, read and checked, and the facts of them; raises DataError at a refusal."""
-    named = _named_tables(settings, out_dir, seed)
-    sources: list[dict[str, object]] = []
+    tokens = gate.tokens
     checked: list[CheckedTable] = []
-    distributions: dict[str, dict[str, object]] = {}
-    of_tokens: dict[str, Mapping[str, object]] = {}
+    tables: dict[str, dict[str, object]] = {}
     for step, (table, table_settings) in enumerate(named.items(), start=1):
-        read = read_table(table_settings, table, split_by=settings.split_by)
-        sources.extend(read.sources)
-        accounts = accounts_of(table)
-        for account in accounts:
-            account.add(read.rows)
-        checks = tokens.checks(table)
-        checked.append(check_table(read, table, settings, checks))
-        distributions[table] = facts_of(accounts)
-        of_tokens[table] = checks.facts()
-        report(step, {f"{table}_rows": read.row_count})
-    _write_json(out_dir / SOURCES, sources)
-    _write_set_aside(out_dir / SET_ASIDE, checked)
-    tables: dict[str, dict[str, object]] = {
-        table.table: {
-            **_table_facts(table),
-            **of_tokens[table.table],
-            "distributions": distributions[table.table],
+        accounts, checks = accounts_of(table), tokens.checks(table)
+        found = gate.check(table, table_settings, accounts, checks)
+        checked.append(found)
+        tables[table] = {
+            **found.facts(),
+            **checks.facts(),
+            "distributions": facts_of(accounts),
         }
-        for table in checked
-    }
+        report(step, {f"{table}_rows": found.row_count})
+    _write_json(out_dir / SOURCES, [source for table in checked for source in table.sources])
+    _write_set_aside(out_dir / SET_ASIDE, checked, gate.staged)
     message = refusal(checked, str(out_dir / REPORT))
     facts: dict[str, object] = {
-        "split_by": settings.split_by,
+        "split_by": tokens.settings.split_by,
         "lengths_counted_in": tokens.counter.unit,
         "tokenizer": tokens.facts(),
         "tables": tables,
-        "rules": rule_facts(tables, rule_actions(settings)),
+        "rules": rule_facts(tables, rule_actions(tokens.settings)),
         "usable": message is None,
     }
     if message is not None:
@@ -131,122 +126,45 @@ def _world_tables(world: SupportDeskSettings, raw: Path) -> dict[TableName, Tabl
     }
 
 
-def _write_tables(out_dir: Path, sides: Sides) -> None:
-    for split, rows in sides.demonstrations.items():
-        write_table(out_dir, "demonstrations", split, [_demonstration(row) for row in rows])
-    for split, rows in sides.preferences.items():
-        write_table(out_dir, "preferences", split, [_preference(row) for row in rows])
-    for split, rows in sides.prompts.items():
-        write_table(out_dir, "prompts", split, [_prompt(row) for row in rows])
-    for split, rows in sides.text.items():
-        write_table(out_dir, "text", split, [_text(row) for row in rows])
-
-
-def _demonstration(row: Row) -> dict[str, object]:
-    return {"prompt": row.prompt, "response": row.best, "file": row.file, "line": row.line}
-
-
-def _preference(row: Row) -> dict[str, object]:
-    return {
-        "prompt": row.prompt,
-        "responses": list(row.responses),
-        "ranks": list(row.ranks),
-        "source": row.source,
-        "group": row.group,
-        "margin": row.margin,
-        "confidence": row.confidence,
-        "file": row.file,
-        "line": row.line,
-    }
-
-
-def _prompt(row: Row) -> dict[str, object]:
-    return {"prompt": row.prompt, "reference": row.best, "file": row.file, "line": row.line}
-
-
-def _text(row: Row) -> dict[str, object]:
-    return {"text": row.prompt, "file": row.file, "line": row.line}
-
-
 def _write_report(
     out_dir: Path, facts: Mapping[str, object], checked: Sequence[CheckedTable]
 ) -> None:
-    faults = _faults(checked)
+    faults = (_fault(table.table, fault) for table in checked for fault in table.faults())
     write_report(out_dir / REPORT, facts, faults)
-    (out_dir / PAGE).write_text(data_page(facts, faults), encoding="utf-8")
-
-
-def _table_facts(checked: CheckedTable) -> dict[str, object]:
-    return {
-        "rows": checked.row_count,
-        "usable": len(checked.usable),
-        "set_aside": len(checked.set_aside),
-        "prompts_cut": checked.prompts_cut,
-        "faults_by_rule": count_by_rule(checked.faults),
-    }
-
-
-def _side_facts(sides: Sides) -> dict[str, object]:
-    return {
-        table: {
-            split: {"rows": len(rows), "keys": len({row.key for row in rows})}
-            for split, rows in splits.items()
-        }
-        for table, splits in sides.tables().items()
-    } | {"removed": dict(sides.removed)}
-
-
-def _faults(checked: Sequence[CheckedTable]) -> list[Mapping[str, object]]:
-    return [
-        {"table": table.table, **fault._asdict(), "title": RULES[fault.rule].title}
+    shown = [
+        _fault(table.table, fault)
         for table in checked
-        for fault in table.faults
+        for faults_of_rule in table.tally.shown.values()
+        for fault in faults_of_rule
     ]
+    (out_dir / PAGE).write_text(data_page(facts, shown), encoding="utf-8")
+
+
+def _fault(table: str, fault: Fault) -> dict[str, object]:
+    return {"table": table, **fault._asdict(), "title": RULES[fault.rule].title}
 
 
 def _metrics(sides: Sides, checked: Sequence[CheckedTable]) -> dict[str, float]:
-    """Rows of each table and split, rows set aside, mean lengths, and the length-only baseline."""
+    """Rows of each table and split, rows set aside, and rows that are too long."""
     metrics: dict[str, float] = {
-        f"{table}_{split}": len(rows)
-        for table, splits in sides.tables().items()
-        for split, rows in splits.items()
+        f"{table}_{split}": side.row_count
+        for table, splits in sides.tables.items()
+        for split, side in splits.items()
     }
-    metrics["set_aside"] = sum(len(table.set_aside) for table in checked)
+    metrics["set_aside"] = sum(table.tally.rows_aside for table in checked)
     metrics["too_long"] = sum(
-        len({(fault.file, fault.line) for fault in table.faults if fault.rule in LENGTH_RULES})
-        + table.prompts_cut
-        for table in checked
+        table.tally.too_long_rows + table.tally.prompts_cut for table in checked
     )
-    for name, texts in {
-        "prompt_words": [row.prompt for row in sides.prompts["train"]],
-        "demonstration_words": [row.best or "" for row in sides.demonstrations["train"]],
-        "preference_words": [text for row in sides.preferences["train"] for text in row.responses],
-    }.items():
-        if texts:
-            metrics[name] = fmean(len(text.split()) for text in texts)
-    judged = sides.preferences["validation"]
-    if judged:
-        metrics["longer_wins_accuracy"] = longer_wins_accuracy(
-            [row.responses for row in judged], [row.ranks for row in judged]
-        )
     return metrics
 
 
-def _write_set_aside(path: Path, checked: Sequence[CheckedTable]) -> None:
+def _write_set_aside(
+    path: Path, checked: Sequence[CheckedTable], staged: Mapping[TableName, StagedRows]
+) -> None:
     with path.open("w", encoding="utf-8", newline="\n") as file:
         for table in checked:
-            for place in table.set_aside:
-                kept: dict[str, object] = {
-                    "table": table.table,
-                    "file": place.file,
-                    "line": place.line,
-                    "rules": place.rules,
-                }
-                if place.row is not None:
-                    kept["prompt"] = place.row.prompt
-                    kept["responses"] = place.row.responses
-                    kept["ranks"] = place.row.ranks
-                file.write(json.dumps(kept) + "\n")
+            for entry in table.aside_rows.entries(staged.get(table.table)):
+                file.write(json.dumps({"table": table.table, **entry}) + "\n")
 
 
 def _write_json(path: Path, value: object) -> None:

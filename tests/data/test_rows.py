@@ -1,10 +1,10 @@
 import pytest
 
-from rlhf_core.data.comparisons import join_rankings
+from rlhf_core.data.comparing import check_rows
+from rlhf_core.data.comparisons import NumberedRow, join_rankings
 from rlhf_core.data.dialogues import render_messages, split_opening, split_transcripts
 from rlhf_core.data.rows import Form, Row, RowReader, form_of
 from rlhf_core.data.rules import Fault, render_faults
-from rlhf_core.data.schemas import check_rows
 from rlhf_core.data.sources import RawRow
 from rlhf_core.data.unusable import UnusableError
 from rlhf_core.errors import DataError
@@ -16,6 +16,10 @@ def read(form: Form, fields: dict[str, object], split_by: str = "prompt") -> Row
 
 def row(line: int, prompt: str, *responses: str, ranks: tuple[int, ...] = (), group="") -> Row:
     return Row(prompt, responses, ranks, "a", group, prompt, "a.jsonl", line)
+
+
+def numbered(rows: list[Row]) -> list[NumberedRow]:
+    return [NumberedRow(number, row) for number, row in enumerate(rows)]
 
 
 def turn(role: str, content: object) -> dict[str, object]:
@@ -204,9 +208,9 @@ def test_comparisons_of_a_group_become_the_ranking_they_say():
         for line, (better, worse) in enumerate(wins, start=1)
     ]
     other = row(9, "q", "x", "y", ranks=(1, 2), group="h")
-    joined = join_rankings([pairs[0], other, *pairs[1:]])
+    joined = join_rankings(numbered([pairs[0], other, *pairs[1:]]))
     assert joined.faults == []
-    assert [(r.line, r.responses, r.ranks) for r in joined.rows] == [
+    assert [(r.line, r.responses, r.ranks) for _, r in joined.rows] == [
         (1, ("a", "b", "c", "d"), (1, 2, 2, 4)),
         (9, ("x", "y"), (1, 2)),
     ]
@@ -220,9 +224,9 @@ def test_comparisons_that_are_no_ranking_stay_pairs_and_are_named(wins):
         row(line, "p", better, worse, ranks=(1, 2), group="g")
         for line, (better, worse) in enumerate(wins, start=1)
     ]
-    joined = join_rankings(pairs)
-    assert joined.rows == pairs
-    assert [(fault.rule, fault.line) for fault in joined.faults] == [("PREF-008", 1)]
+    joined = join_rankings(numbered(pairs))
+    assert [row for _, row in joined.rows] == pairs
+    assert [(fault.rule, fault.line) for _, fault in joined.faults] == [("PREF-008", 1)]
 
 
 @pytest.mark.parametrize(
@@ -303,6 +307,6 @@ def test_pairs_of_one_group_that_differ_in_margin_stay_pairs():
         for line, better, worse, margin in ((1, "a", "b", 1.0), (2, "b", "c", 0.5))
     )
     third = Row("p", ("a", "c"), (1, 2), "a", "g", "p", "a.jsonl", 3, margin=1.0)
-    joined = join_rankings([wide, narrow, third])
-    assert joined.rows == [wide, narrow, third]
+    joined = join_rankings(numbered([wide, narrow, third]))
+    assert [row for _, row in joined.rows] == [wide, narrow, third]
     assert joined.faults == []

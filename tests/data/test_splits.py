@@ -1,13 +1,17 @@
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rlhf_core.data.batches import RowBatch
 from rlhf_core.data.length_baseline import longer_wins_accuracy
 from rlhf_core.data.rows import Row
-from rlhf_core.data.sides import split_tables
+from rlhf_core.data.sides import Splitter
 from rlhf_core.data.splits import held_out_keys
+from rlhf_core.data.staging import StagedRows
 from rlhf_core.errors import DataError
 from rlhf_core.settings.data import DataSettings, TableSettings
 
@@ -61,48 +65,83 @@ def test_one_key_alone_cannot_be_split():
         held_out(rows=["only"] * 5)
 
 
-def test_evaluation_and_validation_keys_stand_on_no_training_side():
+@dataclass(frozen=True)
+class Placed:
+    """The rows of every side, and how many of each table stand on none."""
+
+    sides: dict[str, dict[str, list[Row]]]
+    removed: dict[str, int]
+
+
+def placed(tables: dict[str, list[Row]], scratch: Path, chosen: DataSettings | None = None):
+    splitter = Splitter(scratch, list(tables), chosen or settings())
+    staged = {table: StagedRows(scratch, table) for table in tables}
+    for table, of_table in tables.items():
+        for start in range(0, len(of_table), 100):
+            some = of_table[start : start + 100]
+            batch = RowBatch(range(start, start + len(some)), some)
+            kept = np.ones(len(some), dtype=bool)
+            splitter.add(table, batch, kept)
+            staged[table].add(batch, kept)
+        staged[table].close()
+    usable = {table: np.ones(len(of_table), dtype=bool) for table, of_table in tables.items()}
+    found = splitter.sides(usable, staged)
+    sides = {
+        table: {
+            split: [
+                row
+                for row, here in zip(tables.get(side.origin, []), side.rows, strict=True)
+                if here
+            ]
+            for split, side in splits.items()
+        }
+        for table, splits in found.tables.items()
+    }
+    return Placed(sides, found.removed)
+
+
+def test_evaluation_and_validation_keys_stand_on_no_training_side(tmp_path):
     keys = MANY[:600]
     tables = {
         "demonstrations": rows(keys[:400], "good"),
         "preferences": rows(keys[200:], "good", "bad", ranks=(1, 2)),
         "prompts": rows(keys),
     }
-    sides = split_tables(tables, settings())
+    found = placed(tables, tmp_path)
     on_side = {
-        split: {row.key for splits in sides.tables().values() for row in splits.get(split, ())}
+        split: {row.key for splits in found.sides.values() for row in splits.get(split, ())}
         for split in ("train", "validation", "evaluation")
     }
     assert all(on_side.values())
     assert not on_side["train"] & on_side["validation"]
     assert not on_side["train"] & on_side["evaluation"]
     assert not on_side["validation"] & on_side["evaluation"]
-    kept = sum(len(side) for splits in sides.tables().values() for side in splits.values())
-    assert kept + sum(sides.removed.values()) == 400 + 400 + 600
+    kept = sum(len(side) for splits in found.sides.values() for side in splits.values())
+    assert kept + sum(found.removed.values()) == 400 + 400 + 600
 
 
-def test_prompts_that_are_not_given_are_the_demonstrations_with_their_responses():
+def test_prompts_that_are_not_given_are_the_demonstrations_with_their_responses(tmp_path):
     demonstrations = rows(MANY[:300], "good")
     second = replace(demonstrations[0], responses=("another",), line=301)
-    sides = split_tables({"demonstrations": [*demonstrations, second]}, settings())
+    sides = placed({"demonstrations": [*demonstrations, second]}, tmp_path).sides
 
-    assert {row.best for row in sides.prompts["train"]} == {"good"}
-    trained = {row.prompt for row in sides.demonstrations["train"]}
-    assert {row.prompt for row in sides.prompts["train"]} == trained
-    prompts = [row.prompt for side in sides.prompts.values() for row in side]
+    assert {row.best for row in sides["prompts"]["train"]} == {"good"}
+    trained = {row.prompt for row in sides["demonstrations"]["train"]}
+    assert {row.prompt for row in sides["prompts"]["train"]} == trained
+    prompts = [row.prompt for side in sides["prompts"].values() for row in side]
     assert len(prompts) == len(set(prompts))
 
 
-def test_demonstrations_that_are_not_given_are_the_best_responses_of_training_rows():
+def test_demonstrations_that_are_not_given_are_the_best_responses_of_training_rows(tmp_path):
     preferences = rows(MANY[:300], "bad", "good", ranks=(2, 1))
-    sides = split_tables({"preferences": preferences}, settings())
+    sides = placed({"preferences": preferences}, tmp_path).sides
 
-    demonstrated = [row for side in sides.demonstrations.values() for row in side]
+    demonstrated = [row for side in sides["demonstrations"].values() for row in side]
     assert {row.best for row in demonstrated} == {"good"}
-    assert {row.key for row in demonstrated} == {row.key for row in sides.preferences["train"]}
-    assert sides.demonstrations["validation"]
-    assert not sides.prompts["train"]
-    assert not sides.prompts["evaluation"]
+    assert {row.key for row in demonstrated} == {row.key for row in sides["preferences"]["train"]}
+    assert sides["demonstrations"]["validation"]
+    assert not sides["prompts"]["train"]
+    assert not sides["prompts"]["evaluation"]
 
 
 def test_longer_wins_counts_every_comparison_and_ties_half():

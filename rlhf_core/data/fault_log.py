@@ -1,0 +1,158 @@
+"""The faults of a table: all of them on disk, and of each rule the count and the first ones."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from itertools import groupby
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlhf_core.data.rules import LENGTH_RULES, SHOWN_PER_RULE, Action, Fault
+from rlhf_core.data.spills import LineSpill
+
+_ROWS_PER_PART = 2**14
+
+_CUT = ""
+"""In place of a rule: the row's prompt was cut to its budget."""
+
+
+class Found(IntEnum):
+    """What found a fault; those of one row are told in this order."""
+
+    READING = 0
+    ROW = 1
+    OTHER_ROWS = 2
+    LENGTH = 3
+
+
+@dataclass(slots=True)
+class Tally:
+    """What the faults of a table come to, by rule and by row."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    """Faults of each rule."""
+
+    shown: dict[str, list[Fault]] = field(default_factory=dict)
+    """The first faults of each rule."""
+
+    failed_rows: int = 0
+    """Rows with any fault."""
+
+    faulty_rows: int = 0
+    """Rows that are set aside for another reason than their length."""
+
+    too_long_rows: int = 0
+    """Rows that are over a budget and were not cut."""
+
+    prompts_cut: int = 0
+    rows_aside: int = 0
+
+    def count(self, fault: Fault) -> None:
+        """One more."""
+        self.counts[fault.rule] += 1
+        shown = self.shown.setdefault(fault.rule, [])
+        if len(shown) < SHOWN_PER_RULE:
+            shown.append(fault)
+
+    def of(self, rules: Iterator[str]) -> tuple[list[Fault], dict[str, int]]:
+        """The first faults of some rules, and how many there are of each."""
+        kept = sorted(rule for rule in rules if self.counts[rule])
+        return (
+            [fault for rule in kept for fault in self.shown[rule]],
+            {rule: self.counts[rule] for rule in kept},
+        )
+
+
+class FaultLog:
+    """Faults by the number of their row, in whatever order they were found."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._lines = LineSpill(folder, f"{name}-faults")
+
+    def add(self, number: int, found: Found, fault: Fault) -> None:
+        """One more fault of the row with this number."""
+        self._lines.add(number // _ROWS_PER_PART, json.dumps([number, found.value, *fault]))
+
+    def add_cut(self, number: int) -> None:
+        """The row's prompt was cut, which is no fault where the row can be used so."""
+        fault = Fault(_CUT, "", 0, "", "")
+        self._lines.add(number // _ROWS_PER_PART, json.dumps([number, Found.LENGTH.value, *fault]))
+
+    def by_row(self) -> Iterator["RowFaults"]:
+        """The faults of each row that has some, row after row."""
+        for part in self._lines.parts():
+            faults = [json.loads(line) for line in self._lines.lines(part)]
+            faults.sort(key=lambda entry: (entry[0], entry[1]))
+            for number, entries in groupby(faults, key=lambda entry: int(entry[0])):
+                own: list[Fault] = []
+                lengths: list[Fault] = []
+                for _, found, *fault in entries:
+                    (lengths if found == Found.LENGTH else own).append(Fault(*fault))
+                yield RowFaults(number, own, lengths)
+
+    def remove(self) -> None:
+        """Free the disk."""
+        self._lines.remove()
+
+
+class RowFaults(NamedTuple):
+    """The faults of one row; those of its lengths stand only where it can be used but for them."""
+
+    number: int
+    own: list[Fault]
+    lengths: list[Fault]
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """Which rows cannot be used, and what the faults come to."""
+
+    tally: Tally
+    unusable: NDArray[np.bool_]
+    """Rows, by number, with a fault that is more than a warning."""
+
+
+def settle(
+    log: FaultLog, row_count: int, actions: Mapping[str, Action], faults: Path, aside: Path
+) -> Settled:
+    """Each fault that stands is counted and a line of `faults`, each row set aside one of `aside`.
+
+    A row that cannot be used for another reason is not told to be too long as well.
+    """
+    tally = Tally()
+    unusable = np.zeros(row_count + 1, dtype=np.bool_)  # a note at a file's end has no row
+    with (
+        faults.open("w", encoding="utf-8", newline="\n") as faults_file,
+        aside.open("w", encoding="utf-8", newline="\n") as aside_file,
+    ):
+        for number, own, lengths in log.by_row():
+            is_whole = all(actions[fault.rule] == "warn" for fault in own)
+            standing = [*own, *(lengths if is_whole else ())]
+            tally.prompts_cut += any(fault.rule == _CUT for fault in standing)
+            standing = [fault for fault in standing if fault.rule != _CUT]
+            for fault in standing:
+                tally.count(fault)
+                faults_file.write(json.dumps(fault) + "\n")
+            aside_rules = {f.rule for f in standing if actions[f.rule] == "set_aside"}
+            tally.failed_rows += bool(standing)
+            tally.faulty_rows += not aside_rules <= LENGTH_RULES
+            tally.too_long_rows += any(fault.rule in LENGTH_RULES for fault in standing)
+            unusable[number] = any(actions[fault.rule] != "warn" for fault in standing)
+            if aside_rules:
+                tally.rows_aside += 1
+                rules = sorted({fault.rule for fault in standing})
+                entry = [number, standing[0].file, standing[0].line, rules]
+                aside_file.write(json.dumps(entry) + "\n")
+    return Settled(tally, unusable[:row_count])
+
+
+def faults_in(path: Path) -> Iterator[Fault]:
+    """The faults that `settle` wrote."""
+    with path.open(encoding="utf-8", newline="\n") as lines:
+        for line in lines:
+            yield Fault(*json.loads(line))

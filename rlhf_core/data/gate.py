@@ -1,0 +1,64 @@
+"""The gate: all tables of a recipe pass through it, row after row, in memory that does not grow."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlhf_core.data.batches import RowBatch
+from rlhf_core.data.checking import CheckedTable, KeepsRows, RowsSeen, TableCheck
+from rlhf_core.data.schemas import TableName
+from rlhf_core.data.sides import Splitter
+from rlhf_core.data.staging import StagedRows
+from rlhf_core.data.token_checks import RecipeTokens, TokenChecks
+from rlhf_core.settings.data import TableSettings
+
+
+class Gate:
+    """Checks tables one after the other; with a splitter, it keeps what their sides are made of."""
+
+    def __init__(
+        self, tokens: RecipeTokens, *, scratch: Path, splitter: Splitter | None = None
+    ) -> None:
+        self.tokens = tokens
+        self.staged: dict[TableName, StagedRows] = {}
+        """Rows that may be used, by table; none where nothing is split."""
+        self._scratch = scratch
+        self._splitter = splitter
+
+    def check(
+        self,
+        table: TableName,
+        table_settings: TableSettings,
+        accounts: Sequence[RowsSeen],
+        tokens: TokenChecks,
+    ) -> CheckedTable:
+        """What became of the rows of one table; `accounts` see all that could be read."""
+        check = TableCheck(table, self.tokens.settings, tokens, scratch=self._scratch)
+        keepers: list[KeepsRows] = []
+        if self._splitter is not None:
+            staged = self.staged[table] = StagedRows(self._scratch, table)
+            keepers = [staged, _KeysOfTable(self._splitter, table)]
+        checked = check.run(table_settings, accounts=accounts, keepers=keepers)
+        if self._splitter is not None:
+            self.staged[table].close()
+        return checked
+
+
+class _KeysOfTable:
+    def __init__(self, splitter: Splitter, table: TableName) -> None:
+        self._splitter = splitter
+        self._table: TableName = table
+
+    def add(self, batch: RowBatch, kept: NDArray[np.bool_]) -> None:
+        self._splitter.add(self._table, batch, kept)
+
+
+@contextmanager
+def scratch_folder(out_dir: Path) -> Iterator[Path]:
+    """A folder for what waits on disk, beside what is made; gone afterwards."""
+    with TemporaryDirectory(prefix=".scratch-", dir=out_dir) as folder:
+        yield Path(folder)
