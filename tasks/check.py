@@ -12,8 +12,7 @@ from tempfile import mkdtemp
 from typing import Any
 
 from rlhf_core.data.loose_files import LooseFile, loose_files
-from rlhf_core.data.page import PAGE
-from rlhf_core.data.report_file import REPORT, read_facts, read_faults
+from rlhf_core.data.report_file import REPORT, REPORT_FILES, read_facts, read_faults
 from rlhf_core.data.rules import Fault
 from rlhf_core.data.schemas import TableName
 from rlhf_core.data.totals import first_faults
@@ -21,9 +20,7 @@ from rlhf_core.errors import DataError, StorageError
 from rlhf_core.recipes import recipe_of
 from rlhf_core.report import ignore
 from rlhf_core.settings.recipe import Recipe
-from rlhf_core.stages.data import SET_ASIDE, SOURCES, examine_data, make_data
-
-KEPT = (REPORT, PAGE, SET_ASIDE, SOURCES)
+from rlhf_core.stages.data import examine_data, make_data
 
 _ANY_LENGTH = 2**31 - 1
 """Tokens: a file alone has no budget that its texts could exceed."""
@@ -154,6 +151,6 @@ def _own_folder(within: Path | None) -> Path:
 
 
 def _move_report(out_dir: Path, folder: Path) -> None:
-    for name in KEPT:
+    for name in REPORT_FILES:
         if (out_dir / name).exists():
             shutil.move(out_dir / name, folder / name)

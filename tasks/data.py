@@ -4,7 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from rlhf_core.checkpoints import Checkpoints
+from rlhf_core.data.report_file import REPORT, read_facts
+from rlhf_core.data.totals import fault_metrics
 from rlhf_core.report import Report
+from tasks.data_report import show_rules
 from tasks.handles import Handle, PipelineRun, StageJob
 from tasks.reuse import make_or_reuse
 
@@ -19,5 +22,8 @@ def _make(
 ) -> Mapping[str, float]:
     from rlhf_core.stages.data import make_data
 
-    recipe = job.recipe
-    return make_data(recipe.data, recipe.model, out_dir=out_dir, report=report, seed=recipe.seed)
+    data, model, seed = job.recipe.data, job.recipe.model, job.recipe.seed
+    metrics = make_data(data, model, out_dir=out_dir, report=report, seed=seed)
+    facts = read_facts(out_dir / REPORT)
+    show_rules(facts)
+    return metrics | fault_metrics(facts["rules"])

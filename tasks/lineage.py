@@ -142,10 +142,20 @@ def _lines(
         yield f"{pad}   {line}"
     if node.fault is not None:
         yield f"{pad}   DAMAGED: {node.fault}"
+    if node.stage == "data":
+        yield from (f"{pad}   {line}" for line in changed_rules(node.provenance))
     for source in node.sources:
         yield f"{pad}   file {source_facts(source)}"
     for input_role, input_digest in node.inputs.items():
         yield from _lines(lineage, input_digest, role=input_role, depth=depth + 1, shown=shown)
+
+
+def changed_rules(provenance: Mapping[str, Any]) -> Iterator[str]:
+    """One line with the rules whose action the recipe changed; none where it changed none."""
+    settings = provenance.get("fingerprint", {}).get("settings", {}).get("data", {})
+    rules: Mapping[str, str] = settings.get("rules") or {}
+    if rules:
+        yield f"rules changed: {', '.join(f'{rule} {rules[rule]}' for rule in sorted(rules))}"
 
 
 def source_facts(source: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from tasks.lineage import Lineage, Node, code_text, source_facts
+from tasks.lineage import Lineage, Node, changed_rules, code_text, source_facts
 from tasks.pages import SHOWN_DIGEST
 
 BOX_WIDTH = 470
@@ -143,6 +143,7 @@ def _artifact_box(node: Node) -> Box:
     libraries = provenance.get("libraries", {})
     lines = [
         ", ".join(f"{name} {settings[name]}" for name in chosen),
+        *(changed_rules(provenance) if node.stage == "data" else ()),
         f"seed {provenance['fingerprint']['seed']}, {code_text(provenance['code'])}",
         ", ".join(
             f"{name} {libraries[name]}"

@@ -31,6 +31,7 @@ SHOWN_FILES = (
     "report.json",
     "samples.jsonl",
     "scorecard.json",
+    "set-aside.jsonl",
     "sources.json",
     "truncation.json",
 )

@@ -29,6 +29,7 @@ from tasks.continuations import (
     past_lines,
     unfinished_others,
 )
+from tasks.data_report import refusal_kept
 from tasks.datasets import tables_of, tables_read
 from tasks.environment import checkpoint_seconds
 from tasks.faults import later_faults_logged, memory_faults_named, storage_faults_named
@@ -73,7 +74,11 @@ def run_stage(job: StageJob, pipeline: PipelineRun, make: Make) -> Handle:
         storage_faults_named(store),
     ):
         pages = _log_beginning(run, job, inputs)
-        with memory_faults_named(job, run), _diagnosis_kept(job, run, store):
+        with (
+            memory_faults_named(job, run),
+            _diagnosis_kept(job, run, store),
+            refusal_kept(job, run, store),
+        ):
             metrics = _compute(job, pipeline.run_id, run, store, make)
         for handle in job.inputs.values():
             _open_input(handle)  # what was read is what was checked

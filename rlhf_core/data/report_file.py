@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 REPORT = "report.json"
+REPORT_FILES = (REPORT, "report.html", "set-aside.jsonl", "sources.json")
+"""What the data stage says of the rows, beside the tables of those that are usable."""
 
 _FAULTS = ' "faults": ['
 

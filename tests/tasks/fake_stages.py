@@ -8,6 +8,7 @@ from types import ModuleType
 
 import pytest
 
+from rlhf_core.data.report_file import write_report
 from rlhf_core.settings.base import STAGES
 from rlhf_core.tables import write_table
 
@@ -19,6 +20,9 @@ def make_fake_data(settings, model, *, out_dir, report, seed) -> Mapping[str, fl
     write_table(out_dir, "prompts", "train", [{"prompt": "p", "reference": None, **where}])
     sources = [{"name": "rows.jsonl", "sha256": "ab" * 32, "bytes": 7, "rows": 2}]
     (out_dir / "sources.json").write_text(json.dumps(sources))
+    table = {"rows": 2, "usable": 2, "set_aside": 0, "faults_by_rule": {}}
+    facts = {"tables": {"demonstrations": table}, "rules": {}, "usable": True}
+    write_report(out_dir / "report.json", facts, [])
     report(1, {"rows": 2.0})
     return {"rows": 2.0}
 

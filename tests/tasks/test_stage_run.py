@@ -9,6 +9,7 @@ import pytest
 from safetensors import SafetensorError
 
 from rlhf_core.artifacts import verify_artifact
+from rlhf_core.data.report_file import write_report
 from rlhf_core.errors import (
     ArtifactError,
     DataError,
@@ -187,6 +188,58 @@ def test_a_stage_stopped_by_its_guard_leaves_its_diagnosis_and_last_good_policy(
     with get_client(sync_client=True) as client:
         state = client.read_flow_run(record["prefect_flow_run"]).state
     assert found["verdict"] in state.message
+
+
+def rule_tables() -> list[list[dict[str, object]]]:
+    """Prefect's tables of the rules, newest first."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+    from prefect.client.schemas.sorting import ArtifactSort
+
+    with get_client(sync_client=True) as client:
+        found = client.read_artifacts(
+            artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=["data-rules"])),
+            sort=ArtifactSort.CREATED_DESC,
+        )
+    return [json.loads(artifact.data) for artifact in found]
+
+
+def test_refused_data_leaves_its_report_on_the_failed_run_and_in_prefect(
+    run_pipeline, monkeypatch, mlflow_client, tmp_path
+):
+    def make(settings, model, *, out_dir, **inputs):
+        rule = {"title": "null", "action": "refuse", "default": "refuse", "faults": 3}
+        table = {"rows": 9, "usable": 6, "set_aside": 0, "faults_by_rule": {"SCH-001": 3}}
+        facts = {"tables": {"prompts": table}, "rules": {"SCH-001": rule}, "usable": False}
+        write_report(out_dir / "report.json", facts, [{"rule": "SCH-001", "line": 4}])
+        (out_dir / "report.html").write_text("<p>refused</p>")
+        (out_dir / "set-aside.jsonl").write_text("")
+        raise DataError(f"rows.jsonl:4 is null. Full list: {out_dir / 'report.json'}")
+
+    monkeypatch.setattr(sys.modules["rlhf_core.stages.data"], "make_data", make)
+    with pytest.raises(DataError) as refused:
+        run_pipeline()
+
+    (work,) = (tmp_path / "store" / "work").glob("data-*")
+    assert str(refused.value) == f"rows.jsonl:4 is null. Full list: {work / 'refused/report.json'}"
+    assert json.loads((work / "refused" / "report.json").read_text())["faults"][0]["line"] == 4
+    (record,) = read_records(tmp_path / "store" / "runs")
+    experiment = mlflow_client.get_run(record["run_id"]).info.experiment_id
+    of_run = f"tags.stage = 'data' and tags.`mlflow.parentRunId` = '{record['run_id']}'"
+    (data,) = mlflow_client.search_runs([experiment], of_run)
+    assert data.info.status == "FAILED"
+    assert data.data.tags["failure"].startswith("DataError: rows.jsonl:4 is null.")
+    assert data.data.metrics["faults_SCH-001"] == 3
+    names = {item.path for item in mlflow_client.list_artifacts(data.info.run_id)}
+    assert {"report.json", "report.html", "set-aside.jsonl"} <= names
+    assert rule_tables()[0] == [
+        {"rule": "SCH-001 null", "what is done": "refused", "faults": 3, "prompts": 3}
+    ]
+
+
+def test_data_that_breaks_no_rule_says_so_in_prefect(run_pipeline):
+    run_pipeline("last_stage=data")
+    assert rule_tables()[0] == [{"rule": "none is broken"}]
 
 
 def test_an_interrupted_stage_ends_its_runs_as_killed(
