@@ -5,7 +5,7 @@ is taught on responses that end (detail R5).
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,9 @@ from rlhf_core.batches import Encoder, SpecialTokens
 from rlhf_core.errors import DataError
 from rlhf_core.generation import draw_responses
 from rlhf_core.models import end_token_ids
-from rlhf_core.named_functions import checked_numbers, load_function
 from rlhf_core.pretrained import load_policy, load_tokenizer
 from rlhf_core.settings.model import ModelSettings
 from rlhf_core.training.optimization import make_accelerator
-
-Labeler = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
-"""Called as `labeler(prompts, responses)`: one number for each response, the higher the better."""
 
 Answered = Callable[[int, int], None]
 """Called with the number of responses drawn so far and of all that will be."""
@@ -178,29 +174,3 @@ def collect_responses(
             "Raise that budget, the temperature or the responses per prompt."
         )
     return Collected(groups, len(owners), unfinished, repeated, len(prompts) - len(groups))
-
-
-def load_labeler(name: str, *, setting: str) -> Labeler:
-    """The labeler `module:function`, whose results are checked each time it is called.
-
-    `setting` is where the user named it. Raises RecipeError where there is no such function, and
-    later where it does not give one finite number for each response.
-    """
-    label = load_function(name, setting=setting, called_as="function(prompts, responses)")
-
-    def checked(prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
-        scores = label(prompts, responses)
-        return checked_numbers(scores, len(responses), setting=setting, name=name)
-
-    return checked
-
-
-def labeled(collected: Collected, labeler: Labeler) -> Collected:
-    """The same groups with the labeler's score of each response, asked for in one call."""
-    groups = collected.groups
-    prompts = [group.prompt for group in groups for _ in group.responses]
-    scores = iter(labeler(prompts, [text for group in groups for text in group.responses]))
-    scored = [
-        replace(group, scores=tuple(next(scores) for _ in group.responses)) for group in groups
-    ]
-    return replace(collected, groups=scored)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlhf_core.data.origins import origin_path, write_origin
 from rlhf_core.errors import UserError
+from rlhf_core.settings.judge import PairJudgeSettings
 from tasks.fingerprints import code_of_function
 from tasks.policies import Policy, find_policy
 from tasks.store import Store
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from rlhf_core.collection import Answered, Collected
     from rlhf_core.labeling import Format
 
-LABELER_OPTION = "--labeler"
+LABELER_OPTION, JUDGE_OPTION = "--labeler", "--judge"
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,19 @@ class Request:
     count: int
     responses_per_prompt: int
     labeler: str | None
+    """A function that ranks the responses."""
+
+    judge: PairJudgeSettings | None
+    """A served model that ranks them instead."""
+
     format: "Format"
     temperature: float
     seed: int
+
+    @property
+    def ranked_by(self) -> str | None:
+        """The function, or the judge by its model's name; None where people shall rank."""
+        return self.labeler or (f"judge {self.judge.model}" if self.judge else None)
 
 
 @dataclass(frozen=True)
@@ -65,10 +76,10 @@ def collect_into(
 
     collected = _collect(request, policy, _prompts(request, policy, store), answered)
     groups = collected.groups
-    if request.labeler is not None and request.format == "rlhf":
+    if request.ranked_by is not None and request.format == "rlhf":
         groups = [group for group in groups if group.prefers]
     documents = exported(
-        groups, request.format, {"policy": artifact.digest, "labeler": request.labeler}
+        groups, request.format, {"policy": artifact.digest, "labeler": request.ranked_by}
     )
     request.output.parent.mkdir(parents=True, exist_ok=True)
     write_documents(request.output, documents)
@@ -112,7 +123,8 @@ def _prompts(request: Request, policy: Policy, store: Store) -> list[str]:
 def _collect(
     request: Request, policy: Policy, texts: Sequence[str], answered: "Answered"
 ) -> "Collected":
-    from rlhf_core.collection import Draws, collect_from, labeled, load_labeler
+    from rlhf_core.collection import Draws, collect_from
+    from rlhf_core.ranking import judged, labeled, load_labeler
 
     labeler = None
     if request.labeler is not None:
@@ -126,7 +138,11 @@ def _collect(
         seed=request.seed,
         answered=answered,
     )
-    return collected if labeler is None else labeled(collected, labeler)
+    if labeler is not None:
+        return labeled(collected, labeler)
+    if request.judge is not None:
+        return judged(collected, request.judge, setting=JUDGE_OPTION, answered=lambda *_: None)
+    return collected
 
 
 def _settings(request: Request) -> dict[str, Any]:
@@ -135,8 +151,10 @@ def _settings(request: Request) -> dict[str, Any]:
         "responses_per_prompt": request.responses_per_prompt,
         "temperature": request.temperature,
         "seed": request.seed,
-        "labeler": request.labeler,
+        "labeler": request.ranked_by,
     }
     if request.labeler is not None:
         facts["labeler_code"] = code_of_function(request.labeler)
+    if request.judge is not None:  # where it was served matters to nobody else
+        facts["judge"] = request.judge.model_dump(mode="json", exclude={"address"})
     return facts

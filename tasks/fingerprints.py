@@ -93,7 +93,7 @@ def functions_named(recipe: Recipe, stage: Stage) -> list[str]:
     """The functions, as `module:function`, that the recipe names and the stage calls."""
     collect = recipe.reward_model.collect
     if stage == "reward_model" and collect is not None:
-        return [collect.labeler]
+        return [] if collect.labeler is None else [collect.labeler]
     rewards = [reward.source for reward in recipe.ppo.scoring.functions]
     if stage == "ppo":
         return rewards

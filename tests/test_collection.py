@@ -2,9 +2,12 @@ import pytest
 import torch
 
 from rlhf_core.batches import Encoder, SpecialTokens
-from rlhf_core.collection import Collected, Draws, Group, collect_responses, labeled, load_labeler
+from rlhf_core.collection import Collected, Draws, Group, collect_responses
 from rlhf_core.errors import DataError, RecipeError
+from rlhf_core.ranking import judged, labeled, load_labeler
+from rlhf_core.settings.judge import PairJudgeSettings
 from rlhf_core.settings.model import ModelSettings, ScratchModelSettings
+from tests.evaluation.served import served
 from tests.tiny_models import END, PAD, SPECIAL, tiny_policy, words
 
 MODEL = ModelSettings(scratch=ScratchModelSettings(), max_prompt_tokens=4, max_response_tokens=6)
@@ -88,6 +91,52 @@ def test_a_labeler_scores_each_response_beside_its_own_prompt():
 
     assert asked == [("p", "a"), ("p", "b"), ("q", "c"), ("q", "d"), ("q", "e")]
     assert [group.scores for group in scored.groups] == [(5.0, 4.0), (3.0, 2.0, 1.0)]
+
+
+def longer(question):
+    first, second = question.split("|")[1:]
+    return "T" if len(first) == len(second) else "A" if len(first) > len(second) else "B"
+
+
+def judge(address, **changes):
+    return PairJudgeSettings(
+        address=address, model="m", instruction="{prompt}|{first}|{second}", **changes
+    )
+
+
+def test_a_served_judge_ranks_by_all_pairs_of_a_prompt_in_both_orders():
+    groups = [Group("p", ("aa", "b", "cccc", "d")), Group("q", ("e", "ff"))]
+    told = []
+    with served(longer) as (address, seen):
+        collected = Collected(groups, 6, 0, 0, 0)
+        scored = judged(
+            collected, judge(address), setting="--judge", answered=lambda *now: told.append(now)
+        )
+    assert len(seen) == 2 * (6 + 1)
+    assert told[-1] == (7, 7)
+    assert scored.groups[0].scores == pytest.approx((2 / 3, 0.5 / 3, 1.0, 0.5 / 3))
+    assert scored.groups[0].ranks == (2, 3, 1, 3)
+    assert scored.groups[1].ranks == (2, 1)
+
+
+def test_a_judge_that_favours_what_it_reads_first_prefers_nothing():
+    with served(lambda _: "A") as (address, _):
+        collected = Collected([Group("p", ("a", "bb", "ccc"))], 3, 0, 0, 0)
+        scored = judged(collected, judge(address), setting="--judge", answered=lambda *_: None)
+    assert not scored.groups[0].prefers
+
+
+def test_a_judge_that_gives_no_verdict_is_refused_by_the_name_of_the_setting():
+    with (
+        served(lambda _: "hm") as (address, _),
+        pytest.raises(RecipeError, match=r"reward_model.collect.judge: 100% of the 2 answers"),
+    ):
+        judged(
+            Collected([Group("p", ("a", "bb"))], 2, 0, 0, 0),
+            judge(address),
+            setting="reward_model.collect.judge",
+            answered=lambda *_: None,
+        )
 
 
 def test_a_group_without_any_preference_is_counted_as_tied():

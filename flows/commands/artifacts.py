@@ -14,6 +14,7 @@ from tasks.store import Store
 
 if TYPE_CHECKING:
     from rlhf_core.labeling import Format
+    from rlhf_core.settings.judge import PairJudgeSettings
 
 
 @click.command()
@@ -81,6 +82,16 @@ def sample(
     help="Rank the responses at once, by function(prompts, responses) -> numbers.",
 )
 @click.option(
+    "--judge",
+    "judge_address",
+    metavar="ADDRESS",
+    help="Rank them by a model served behind an OpenAI-compatible ADDRESS.",
+)
+@click.option("--judge-model", metavar="NAME", help="The judge's name there.")
+@click.option(
+    "--judge-key-variable", metavar="NAME", help="Environment variable that holds the judge's key."
+)
+@click.option(
     "--format",
     "form",
     type=click.Choice(["rlhf", "argilla", "label-studio"]),
@@ -99,6 +110,9 @@ def collect(
     count: int,
     responses: int,
     labeler: str | None,
+    judge_address: str | None,
+    judge_model: str | None,
+    judge_key_variable: str | None,
     form: "Format",
     temperature: float,
     seed: int,
@@ -116,11 +130,14 @@ def collect(
             f"--labeler {labeler!r} is not of the form 'module:function', for example "
             "'rlhf_core.labelers.sentiment:happiness'."
         )
+    judge = _judge(judge_address, judge_model, judge_key_variable)
+    if judge is not None and labeler is not None:
+        raise UserError("--labeler and --judge both rank the responses: keep one of them.")
     folder = store_folder(store)
     prepare_environment(folder)
     from tasks.collect import Request, collect_into
 
-    request = Request(output, prompts, count, responses, labeler, form, temperature, seed)
+    request = Request(output, prompts, count, responses, labeler, judge, form, temperature, seed)
     with console.stdout_is_ours(as_json=as_json):
         written = collect_into(request, target, Store(folder), _tell_progress)
     if as_json:
@@ -135,6 +152,23 @@ def collect(
         return
     click.echo(f"{written.documents} prompts with responses of policy {written.policy[:12]}")
     click.echo(f"  {written.path}\n  {written.origin}")
+
+
+def _judge(
+    address: str | None, model: str | None, key_variable: str | None
+) -> "PairJudgeSettings | None":
+    if address is None and model is None and key_variable is None:
+        return None
+    if address is None or model is None:
+        raise UserError("--judge ADDRESS and --judge-model NAME belong together: give both.")
+    from pydantic import ValidationError
+
+    from rlhf_core.settings.judge import PairJudgeSettings
+
+    try:
+        return PairJudgeSettings(address=address, model=model, api_key_variable=key_variable)
+    except ValidationError as error:
+        raise UserError(f"--judge: {error.errors()[0]['msg']}") from None
 
 
 def _tell_progress(done: int, total: int) -> None:

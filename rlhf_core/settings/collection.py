@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from rlhf_core.named_functions import is_function_name
 from rlhf_core.settings.base import Settings
+from rlhf_core.settings.judge import PairJudgeSettings
 
 
 class CollectionSettings(Settings):
@@ -14,9 +15,14 @@ class CollectionSettings(Settings):
     InstructGPT collects its rankings so (arXiv:2203.02155, 3.2), with people as labelers.
     """
 
-    labeler: str
+    labeler: str | None = None
     """`module:function` that is called as `function(prompts, responses)` and returns one finite
     number for each response: the higher, the better. Equal numbers are ties."""
+
+    judge: PairJudgeSettings | None = None
+    """A served language model instead, which compares each two responses to a prompt in both
+    orders: K (K - 1) requests a prompt. A response ranks by its mean over the others, of 1 where
+    both verdicts are for it, 0 where both are against it, and a half."""
 
     prompts: int = Field(default=1000, ge=2)
     """Training prompts that are answered, at most."""
@@ -34,10 +40,20 @@ class CollectionSettings(Settings):
     """Responses generated at a time."""
 
     @model_validator(mode="after")
-    def _labeler_is_a_function(self) -> Self:
-        if not is_function_name(self.labeler):
+    def _somebody_ranks(self) -> Self:
+        if (self.labeler is None) == (self.judge is None):
+            raise ValueError(
+                "reward_model.collect needs one who ranks the responses: give `labeler`, a "
+                "function, or `judge`, a served model, and not both."
+            )
+        if self.labeler is not None and not is_function_name(self.labeler):
             raise ValueError(
                 f"labeler={self.labeler!r} is not of the form 'module:function', for example "
                 "'rlhf_core.labelers.sentiment:happiness'."
             )
         return self
+
+    @property
+    def ranked_by(self) -> str:
+        """Who ranks: the function, or the judge by its model's name."""
+        return self.labeler or (f"judge {self.judge.model}" if self.judge else "")

@@ -24,7 +24,7 @@ Answer with one letter: A, B, or T for a tie."""
 Rival = Literal["sft", "sft_greedy", "best_of_n", "demonstrations"]
 
 
-class JudgeSettings(Settings):
+class PairJudgeSettings(Settings):
     """A model behind an OpenAI-compatible address, asked about each pair in both orders."""
 
     address: str
@@ -39,12 +39,6 @@ class JudgeSettings(Settings):
 
     instruction: str = INSTRUCTION
     """What is asked; `{prompt}`, `{first}` and `{second}` stand for the texts."""
-
-    rivals: tuple[Rival, ...] = Field(default=("sft",), strict=False)
-    """Sets of answers that PPO's are compared with."""
-
-    prompts: int = Field(default=64, ge=2)
-    """Held-out prompts that are judged, at most; each costs two requests a rival."""
 
     temperature: float = Field(default=0.0, ge=0)
     """Of the judge."""
@@ -71,3 +65,13 @@ class JudgeSettings(Settings):
                 f"address={self.address!r} is no HTTP address: give it as http://HOST:PORT/v1."
             )
         return self
+
+
+class JudgeSettings(PairJudgeSettings):
+    """The judge of the evaluation: what it compares, and on how many prompts."""
+
+    rivals: tuple[Rival, ...] = Field(default=("sft",), strict=False)
+    """Sets of answers that PPO's are compared with."""
+
+    prompts: int = Field(default=64, ge=2)
+    """Held-out prompts that are judged, at most; each costs two requests a rival."""

@@ -1,16 +1,17 @@
 """Preferences that the reward-model stage collects from the SFT policy before it is taught."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 
-from rlhf_core.collection import Collected, Draws, Group, collect_from, labeled, load_labeler
+from rlhf_core.collection import Collected, Draws, Group, collect_from
 from rlhf_core.data.rows import comparable_key
 from rlhf_core.data.splits import held_out_keys
 from rlhf_core.errors import DataError
+from rlhf_core.ranking import judged, labeled, load_labeler
 from rlhf_core.report import Report
 from rlhf_core.settings.collection import CollectionSettings
 from rlhf_core.settings.model import ModelSettings
@@ -18,7 +19,7 @@ from rlhf_core.tables import read_prompts
 
 COLLECTED = "collected.jsonl"
 
-SETTING = "reward_model.collect.labeler"
+SETTING = "reward_model.collect"
 
 
 class Preferences(NamedTuple):
@@ -39,12 +40,12 @@ def collected_preferences(
     report: Report,
     seed: int,
 ) -> Preferences:
-    """Let the SFT policy answer training prompts and the labeler rank them.
+    """Let the SFT policy answer training prompts, and the labeler or the judge rank them.
 
-    `out_dir` holds every ranking as `collected.jsonl`, one to a line. Raises DataError where the
-    labeler prefers nothing.
+    `out_dir` holds every ranking as `collected.jsonl`, one to a line. Raises DataError where
+    nothing is preferred.
     """
-    labeler = load_labeler(settings.labeler, setting=SETTING)
+    rank = _ranker(settings, report)
     unlabeled = collect_from(
         sft,
         model,
@@ -54,18 +55,32 @@ def collected_preferences(
         seed=seed,
         answered=lambda done, total: report(0, {"collected": done, "progress": done / total}),
     )
-    collected = labeled(unlabeled, labeler)
+    collected = rank(unlabeled)
     ranked = [group for group in collected.groups if group.prefers]
     if len({comparable_key(group.prompt) for group in ranked}) < 2:
         raise DataError(
-            f"{SETTING}: {settings.labeler} preferred a response in {len(ranked)} of "
+            f"{SETTING}: {settings.ranked_by} preferred a response in {len(ranked)} of "
             f"{len(collected.groups)} rankings, and two are the least: name one that tells "
             "responses apart."
         )
     lines = [json.dumps(group.as_row(), ensure_ascii=False) for group in ranked]
     text = "".join(line + "\n" for line in lines)
     (out_dir / COLLECTED).write_text(text, encoding="utf-8", newline="\n")
-    return _split(ranked, settings.validation_share, collected, settings.labeler)
+    return _split(ranked, settings.validation_share, collected, settings.ranked_by)
+
+
+def _ranker(settings: CollectionSettings, report: Report) -> Callable[[Collected], Collected]:
+    """What ranks the responses; a labeler that is not there is told before any is drawn."""
+    judge = settings.judge
+    if judge is None:
+        labeler = load_labeler(settings.ranked_by, setting=f"{SETTING}.labeler")
+        return lambda collected: labeled(collected, labeler)
+    return lambda collected: judged(
+        collected,
+        judge,
+        setting=f"{SETTING}.judge",
+        answered=lambda done, total: report(0, {"judged": done, "progress": done / total}),
+    )
 
 
 def _split(

@@ -26,10 +26,11 @@ from rlhf_core.evaluation.page import report_page
 from rlhf_core.evaluation.pictures import write_pictures
 from rlhf_core.evaluation.records import document, judged_lines, samples, summary
 from rlhf_core.evaluation.results import Results, SetName, measured
-from rlhf_core.evaluation.served_judge import Judgement, Pair, judged_pairs
+from rlhf_core.evaluation.served_judge import Judgement, judged_pairs
 from rlhf_core.evaluation.text_loss import AlignmentTax, alignment_tax, text_losses
 from rlhf_core.evaluation.training_records import read_training_records
 from rlhf_core.history import read_history
+from rlhf_core.judging import Pair
 from rlhf_core.models import end_token_ids
 from rlhf_core.pretrained import load_policy, load_tokenizer
 from rlhf_core.report import Report

@@ -2,9 +2,10 @@
 
 import pytest
 
+from rlhf_core import judging
 from rlhf_core.errors import RecipeError, ServiceError
-from rlhf_core.evaluation import served_judge
-from rlhf_core.evaluation.served_judge import Pair, judged_pairs, read_verdict
+from rlhf_core.evaluation.served_judge import judged_pairs
+from rlhf_core.judging import Pair, read_verdict
 from rlhf_core.settings.judge import JudgeSettings
 from tests.evaluation.served import served
 
@@ -33,7 +34,7 @@ def judge(address: str, **changes):
 
 @pytest.fixture
 def no_waiting(monkeypatch):
-    monkeypatch.setattr(served_judge, "LONGEST_WAIT_SECONDS", 0.0)
+    monkeypatch.setattr(judging, "LONGEST_WAIT_SECONDS", 0.0)
 
 
 def test_each_pair_is_asked_about_in_both_orders():

@@ -9,6 +9,7 @@ import pytest
 
 from rlhf_core.artifacts import verify_artifact
 from rlhf_core.settings.base import STAGES
+from tests.evaluation.served import served
 from tests.flows.command import rlhf, start_rlhf
 
 pytestmark = pytest.mark.slow
@@ -82,6 +83,7 @@ def check_collection(store: Path, digests: dict[str, str], folder: Path) -> None
     again = rlhf("collect", digests["sft"], "-o", file, *options)
     assert again.returncode == 2
     assert "exists" in again.stderr
+    check_judged_collection(store, digests["sft"], folder / "judged.jsonl")
 
     recipe = folder / "collected.yaml"
     recipe.write_text(
@@ -94,6 +96,23 @@ def check_collection(store: Path, digests: dict[str, str], folder: Path) -> None
     data = json.loads(checked.stdout)["stages"]["data"]["digest"]
     lineage = rlhf("lineage", data, "--store", store)
     assert f"responses of policy {digests['sft'][:12]}, ranked by {labeler}" in lineage.stdout
+
+
+def check_judged_collection(store: Path, policy: str, file: Path) -> None:
+    """A served judge ranks, and the origin tells which, but not where it was served."""
+    with served(lambda _: "A") as (address, seen):
+        options = ("--judge", address, "--judge-model", "served one", "--count", "4")
+        done = rlhf("collect", policy, "-o", file, *options, "--store", store)
+    assert done.returncode == 0, done.stderr
+    assert {body["model"] for body in seen} == {"served one"}
+    origin = (file.parent / f"{file.name}.origin.json").read_text()
+    assert "judge served one" in origin
+    assert address not in origin
+    alone = rlhf(
+        "collect", policy, "-o", file.with_name("no"), "--judge", "http://h", "--store", store
+    )
+    assert alone.returncode == 2
+    assert "--judge-model" in alone.stderr
 
 
 def check_reuse(recipe: Path, store: Path, digests: dict[str, str]) -> None:

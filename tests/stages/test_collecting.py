@@ -1,6 +1,7 @@
 import json
 
 import pytest
+from pydantic import ValidationError
 
 from rlhf_core.errors import DataError
 from rlhf_core.report import ignore
@@ -8,6 +9,7 @@ from rlhf_core.settings.collection import CollectionSettings
 from rlhf_core.settings.reward_model import RewardModelSettings
 from rlhf_core.stages.collecting import COLLECTED, collected_preferences
 from rlhf_core.stages.reward_model import make_reward_model
+from tests.evaluation.served import served
 
 
 def fewer_words(prompts, responses):
@@ -75,3 +77,25 @@ def test_a_reward_model_learns_what_the_labeler_likes(chain, tmp_path):
 def test_a_labeler_that_prefers_nothing_is_refused(chain, tmp_path):
     with pytest.raises(DataError, match=r"all_alike preferred a response in 0 of \d+ rankings"):
         collect(chain, tmp_path, settings("all_alike"))
+
+
+def test_a_served_judge_may_rank_instead_of_a_labeler(chain, tmp_path):
+    def shorter(question):
+        first, second = (len(text.split()) for text in question.split("|")[1:])
+        return "T" if first == second else "A" if first < second else "B"
+
+    with served(shorter) as (address, _):
+        judge = {"address": address, "model": "m", "instruction": "{prompt}|{first}|{second}"}
+        found = collect(chain, tmp_path, CollectionSettings(judge=judge, temperature=3.0))
+    assert set(found.train.source) == {"judge m"}
+    row = found.train.iloc[0]
+    lengths = [len(response.split()) for response in row.responses]
+    assert lengths[row.ranks.index(1)] == min(lengths)
+
+
+@pytest.mark.parametrize(
+    "given", [{}, {"labeler": "a:b", "judge": {"address": "http://h/v1", "model": "m"}}]
+)
+def test_one_ranks_and_only_one(given):
+    with pytest.raises(ValidationError, match="give `labeler`, a function, or `judge`"):
+        CollectionSettings(**given)
