@@ -9,7 +9,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rlhf_core.data.rules import Fault
+from rlhf_core.data.rules import Fault, render_faults
 from rlhf_core.data.sources import DATA_SUFFIXES, LocalFile, RawRow, local_file, read_file
 from rlhf_core.errors import DataError
 from rlhf_core.settings.data import TableSettings
@@ -52,9 +52,10 @@ def _find(name: str, settings: TableSettings, table: str) -> list[Source]:
     if path.exists():
         return [local_file(path, path.name)]
     if name.endswith(DATA_SUFFIXES) or not _HUB_ID.fullmatch(name):
+        seen = f"there is no such file or folder, and data.{table}.source names it"
         raise DataError(
-            f"data.{table}.source: {name} does not exist: pass a file, a folder or a hub id, for "
-            f"example `--set data.{table}.source=PATH`."
+            f"{render_faults([Fault('DATA-005', name, 1, '', seen)])}\nPass a file, a folder or a "
+            f"hub id, for example `--set data.{table}.source=PATH`."
         )
     commit = _commit(name, settings.revision)
     return [HubData(name, settings.subset, settings.split, commit)]

@@ -13,6 +13,8 @@ from rlhf_core.data.schemas import TableName
 from rlhf_core.data.sources import DATA_SUFFIXES, LocalFile, RawRow, read_file
 from rlhf_core.errors import DataError
 
+_ENDINGS = f"file whose name ends in {', '.join(DATA_SUFFIXES)}"
+
 _PEEKED = 100
 """Rows of a file by which its form is told, so that a broken first one decides nothing."""
 
@@ -72,36 +74,33 @@ def loose_files(
 
 def _data_files(path: Path) -> list[Path]:
     """The file itself, or the data files of the folder in the order of their names."""
-    name = visible(str(path))
     try:
         if path.is_dir():
             inside = sorted(file for file in path.rglob("*") if _is_shard(file, path))
             if not inside:
-                raise DataError(
-                    f"{name} holds no data files (rule DATA-001): put files into it that end in "
-                    f"{', '.join(DATA_SUFFIXES)}."
-                )
+                raise _refused(path, "DATA-001", f"the folder holds no {_ENDINGS}")
             return inside
         if not path.exists():
-            raise DataError(
-                f"{name} does not exist: pass data files ({', '.join(DATA_SUFFIXES)}), a folder "
-                "of them, or one recipe (.yaml)."
-            )
+            raise _refused(path, "DATA-005", "there is no such file")
         if not path.is_file():
-            raise DataError(f"{name} is no regular file: write its content into one and pass that.")
+            seen = "no file that can be read again, but a pipe or a device: write it into a file"
+            raise _refused(path, "DATA-002", seen)
     except (OSError, ValueError) as error:
-        raise DataError(f"{name} cannot be read ({error}): pass the path of a file.") from None
-    if not path.name.endswith(DATA_SUFFIXES):
-        raise DataError(
-            f"{name} ends in none of {', '.join(DATA_SUFFIXES)} (rule DATA-002), by which data is "
-            "known: convert it to JSONL or Parquet, or rename it. A recipe ends in .yaml."
-        )
+        seen = getattr(error, "strerror", None) or str(error)
+        raise _refused(path, "DATA-005", f"the path cannot be followed: {seen}") from None
+    if not path.name.lower().endswith(DATA_SUFFIXES):
+        seen = f"the name ends like no data file ({', '.join(DATA_SUFFIXES)}) and no recipe (.yaml)"
+        raise _refused(path, "DATA-002", seen)
     return [path]
+
+
+def _refused(path: Path, rule: str, seen: str) -> DataError:
+    return DataError(render_faults([Fault(rule, str(path), 1, "", seen)]))
 
 
 def _is_shard(file: Path, folder: Path) -> bool:
     hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
-    return not hidden and file.name.endswith(DATA_SUFFIXES) and file.is_file()
+    return not hidden and file.name.lower().endswith(DATA_SUFFIXES) and file.is_file()
 
 
 def _told(path: Path, table: TableName | None, columns: Mapping[str, str]) -> LooseFile:
@@ -124,9 +123,7 @@ def _first_rows(path: Path) -> list[RawRow]:
     try:
         peeked = list(islice(read_file(LocalFile(path.name, path, "", 0)), _PEEKED))
     except OSError as error:
-        raise DataError(
-            f"{visible(str(path))} cannot be read ({error.strerror}): pass a file that can."
-        ) from None
+        raise _refused(path, "DATA-005", f"the file cannot be read: {error.strerror}") from None
     return [row for row in peeked if isinstance(row, RawRow)]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from rlhf_core.data.page_drawings import length_drawings
 from rlhf_core.data.page_facts import facts_table, other_facts
 from rlhf_core.data.page_style import STYLE
-from rlhf_core.data.rules import RULES, SHOWN_PER_RULE, WHOLE_LINE, Fault, visible
+from rlhf_core.data.rules import RULES, SHOWN_PER_RULE, Fault, field_of, visible
 from rlhf_core.data.totals import first_faults
 from rlhf_core.pages.html import document, table, text, tile
 from rlhf_core.pages.stylesheet import STYLESHEET
@@ -200,6 +200,6 @@ def _fault(fault: Fault) -> list[str]:
     place = f"{visible(fault.file)}:{fault.line}"
     return [
         f"<code>{text(place)}</code>",
-        f'<code class="field">{text(visible(fault.field or WHOLE_LINE))}</code>',
+        f'<code class="field">{text(field_of(fault))}</code>',
         f'<span class="seen">{text(visible(fault.seen))}</span>',
     ]

@@ -7,9 +7,6 @@ Action = Literal["refuse", "set_aside", "warn"]
 
 SHOWN_PER_RULE = 20
 
-WHOLE_LINE = "(whole line)"
-"""What stands in place of a field's name where none of them is at fault alone."""
-
 
 class Rule(NamedTuple):
     """What is wrong, why it matters, and what the user can do about it."""
@@ -95,7 +92,8 @@ _TABLE = (
         "missing-key",
         "refuse",
         "the row does not say what is needed",
-        "add the key, or say which one it is: `--set data.TABLE.columns={OURS: YOURS}`",
+        "add the key, or say under which name the file has it: in a recipe "
+        "`data.TABLE.columns: {OURS: YOURS}`, for files `--columns OURS=YOURS`",
     ),
     Rule(
         "SCH-003",
@@ -342,6 +340,13 @@ _TABLE = (
         "`for row in json.load(file): print(json.dumps(row))`",
     ),
     Rule(
+        "DATA-005",
+        "file-not-there",
+        "refuse",
+        "a path that leads to no file was misspelt, or the file was never brought here",
+        "correct the path, or bring the file; a path is relative to where the command is run",
+    ),
+    Rule(
         "LEN-003",
         "equal-within-the-budget",
         "set_aside",
@@ -390,7 +395,7 @@ _USABLE = frozenset(
 BESIDE_ROWS = frozenset({"ENC-003", "SCH-003", "TXT-005", "TXT-006", "PREF-007"})
 """The rules whose faults stand beside a row that was read, and not in its place."""
 
-FILE_RULES = frozenset({"DATA-001", "DATA-002", "DATA-003", "DATA-004"})
+FILE_RULES = frozenset({"DATA-001", "DATA-002", "DATA-003", "DATA-004", "DATA-005"})
 """The rules of whole files, of which nothing can be set aside."""
 
 _OF_TABLES = frozenset({"LEN-004"})
@@ -430,7 +435,14 @@ def render_faults(faults: Sequence[Fault], counts: Mapping[str, int] | None = No
 
 def place_of(fault: Fault) -> str:
     """File, line and field of a fault, in the manner that editors and terminals follow."""
-    return f'{visible(fault.file)}:{fault.line}  field "{visible(fault.field or WHOLE_LINE)}"'
+    return f'{visible(fault.file)}:{fault.line}  field "{field_of(fault)}"'
+
+
+def field_of(fault: Fault) -> str:
+    """The field that is at fault, or that all of the line or of the file is."""
+    if fault.field:
+        return visible(fault.field)
+    return "(whole file)" if fault.rule in FILE_RULES else "(whole line)"
 
 
 def count_by_rule(faults: Sequence[Fault]) -> dict[str, int]:

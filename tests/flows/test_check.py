@@ -176,12 +176,12 @@ def holding(name: str, content: bytes):
 
 
 MISTAKES = {
-    "a file that is not there": (lambda folder: folder / "none.jsonl", "does not exist"),
-    "a name that cannot be": (lambda folder: folder / ("a" * 300), "cannot be read"),
-    "an empty folder": (empty_folder, "holds no data files"),
-    "a pipe that nobody writes to": (named_pipe, "no regular file"),
-    "an unknown ending": (holding("a.csv", b"prompt,response\n"), "convert it to JSONL"),
-    "no ending": (holding("rows", b"{}"), "by which data is known"),
+    "a file that is not there": (lambda folder: folder / "none.jsonl", "there is no such file"),
+    "a name that cannot be": (lambda folder: folder / ("a" * 300), "cannot be followed"),
+    "an empty folder": (empty_folder, "the folder holds no file"),
+    "a pipe that nobody writes to": (named_pipe, "a pipe or a device"),
+    "an unknown ending": (holding("a.csv", b"prompt,response\n"), "rename or convert"),
+    "no ending": (holding("rows", b"{}"), "ends like no data file"),
     "an empty file": (holding("a.jsonl", b""), "is empty"),
     "blank lines only": (holding("a.jsonl", b"\n \n"), "DATA-001"),
     "bytes": (holding("a.jsonl", bytes(range(128, 256)) * 9), "ENC-001"),
@@ -226,6 +226,18 @@ def test_a_misspelt_option_is_named(arguments, said, tmp_path):
     code, _, message = check(*targets, *arguments)
     assert code == 2
     assert said in message
+
+
+def test_a_recipe_whose_data_is_not_there_says_which_part_names_it(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "name: x\nlast_stage: sft\nmodel: {scratch: {}}\n"
+        f"data: {{demonstrations: {{source: {tmp_path}/none.jsonl}}}}\n"
+    )
+    code, _, message = check(recipe)
+    assert code == 2
+    assert f'{tmp_path}/none.jsonl:1  field "(whole file)"  rule DATA-005' in message
+    assert "data.demonstrations.source names it" in message
 
 
 def test_a_recipe_stands_alone_and_names_its_own_columns(tmp_path, tiny_recipe):
