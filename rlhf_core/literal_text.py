@@ -73,6 +73,14 @@ class LiteralText:
         """Ids of a text in the middle of another: nothing is put before it."""
         return self.text_ids(text, self._bare)
 
+    def continuations(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of each text in the middle of another."""
+        rows = [encoding.ids for encoding in self._bare.encode_batch_fast(list(texts))]
+        return [
+            row if self.control.all_ids.isdisjoint(row) else self.continued_ids(text)
+            for text, row in zip(texts, rows, strict=True)
+        ]
+
     def template_ids(self, text: str) -> list[int]:
         """Ids of what a template writes in the middle of a text, control tokens and all."""
         return list(self._with_control.encode(text, add_special_tokens=False).ids)

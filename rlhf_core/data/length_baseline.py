@@ -28,12 +28,16 @@ class Compared(NamedTuple):
     """Lengths of one row's responses and their ranks, 1 for the best."""
 
     source: str
+    file: str
     lengths: tuple[int, ...]
     ranks: tuple[int, ...]
 
 
 class Prediction(NamedTuple):
     """Comparisons of some rows, and the shares that length predicts."""
+
+    file: str
+    """Where the first of the rows stands."""
 
     rows: int
     comparisons: int
@@ -111,6 +115,7 @@ def prediction(rows: Sequence[Compared]) -> Prediction | None:
     low, high = _wilson(float(np.mean(means)), len(means))
     shift = share - float(np.mean(means))
     return Prediction(
+        file=min(row.file for row in rows),
         rows=len(means),
         comparisons=len(differences),
         longer_wins=share,

@@ -63,8 +63,11 @@ def length_counter(model: ModelSettings, base: BaseTokenizer | None) -> LengthCo
         return read([(before, _said(text), after) for text in texts], special=True)
 
     def responses(texts: Sequence[str]) -> list[Units]:
-        said = [(prefix, _said(text.removeprefix(prefix.text))) for text in texts]
-        return read(said, special=False)
+        if control.first_in(prefix.text) is not None:
+            said = [(prefix, _said(text.removeprefix(prefix.text))) for text in texts]
+            return read(said, special=False)
+        whole = [prefix.text + _said(text.removeprefix(prefix.text)).text for text in texts]
+        return list(literal.continuations(whole))
 
     bounded = _reads_bytes(tokenizer)
     around = len(prompts([""])[0]) + len((before.text + after.text).encode()) + 2

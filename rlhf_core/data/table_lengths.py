@@ -14,7 +14,7 @@ from rlhf_core.data.length_baseline import Compared, Prediction, predictions
 from rlhf_core.data.lengths import LengthCounter, Units
 from rlhf_core.data.row_sample import RowSample
 from rlhf_core.data.rows import Row
-from rlhf_core.data.rules import Fault
+from rlhf_core.data.rules import Fault, escaped
 from rlhf_core.data.schemas import TableName, field_names
 from rlhf_core.settings.data import DataSettings
 from rlhf_core.settings.model import ModelSettings
@@ -83,7 +83,7 @@ class TableLengths:
                 ticket = tickets[id(row)]
                 if ticket is not None:
                     ranks = row.ranks or (1,) * len(units)
-                    kept = Compared(row.source, lengths.responses, ranks)
+                    kept = Compared(row.source, row.file, lengths.responses, ranks)
                     self._sample.keep(ticket, (lengths.prompt, kept))
         return faults
 
@@ -92,15 +92,18 @@ class TableLengths:
         return len(self._counter.prompts([prompt])[0]) <= self._budgets.prompt_limit
 
     def closing(self) -> list[Fault]:
-        """A fault for each source whose preferences length alone predicts too well."""
+        """A fault for each source whose preferences length alone predicts too well.
+
+        It stands at the first line of a file of that source: no single row is at fault.
+        """
         if self._table != "preferences":
             return []
         faults = []
         for source, found in self._baseline().items():
             beyond = found.beyond_the_limit
             if beyond is not None:
-                seen = f"of {found.comparisons:,} comparisons {beyond}"
-                faults.append(Fault("LEN-004", source, 1, "responses", seen))
+                seen = f"of {found.comparisons:,} comparisons of {escaped(source)} {beyond}"
+                faults.append(Fault("LEN-004", found.file, 1, "responses", seen))
         return faults
 
     def facts(self) -> dict[str, object]:
@@ -200,7 +203,7 @@ class TableLengths:
         for text, read, length, rank in zip(responses, units, lengths, row.ranks, strict=True):
             first_rank, first = seen_before.setdefault(tuple(read[:limit]), (rank, text))
             if first_rank != rank and first != text:
-                self._counts["pairs_equal"] += 1
+                self._counts["pairs_equal_when_cut"] += 1
                 if length <= limit or self._kept_long:
                     seen = f"equal in the first {min(limit, len(read))} {self._counter.unit}"
                     yield self._fault("LEN-003", row, "responses", seen)
@@ -211,7 +214,7 @@ class TableLengths:
         return Fault(rule, row.file, row.line, field, seen)
 
 
-_COUNTED = ("prompts", "responses", "over_context", "prompts_without_room", "pairs_equal")
+_COUNTED = ("prompts", "responses", "over_context", "prompts_without_room", "pairs_equal_when_cut")
 
 
 def _parts(rows: Sequence[Row]) -> Iterator[list[Row]]:
