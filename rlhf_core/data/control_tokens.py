@@ -10,7 +10,7 @@ to, where the tokenizer knows such: it forges nothing, unless it pads or ends to
 
 import re
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -48,6 +48,10 @@ class ControlTokens:
     normalized: Tokenizer | None = None
     """The tokenizer, where it looks for some of the tokens in a text only after changing it."""
 
+    markers: frozenset[str] = frozenset()
+    """What a template writes as roles and ends without a token of its own: text can spell it too,
+    and no ids tell the two apart."""
+
     @cached_property
     def all_ids(self) -> frozenset[int]:
         """The ids that come from a template or from training, and from no text."""
@@ -59,7 +63,7 @@ class ControlTokens:
 
     def spelt_in(self, text: str) -> Iterator[Spelling]:
         """All that `text` spells, from its beginning on."""
-        if not self.ids:
+        if not self.ids and not self.markers:
             return
         found = False
         for match in self._pattern.finditer(text):
@@ -73,11 +77,15 @@ class ControlTokens:
     def without_unknown(self) -> "ControlTokens":
         """The same but for the token for what is unknown."""
         ids = {token: of for token, of in self.ids.items() if token != self.unknown}
-        return ControlTokens(ids, None, self.normalized)
+        return replace(self, ids=ids, unknown=None)
+
+    def with_markers(self, written: Collection[str]) -> "ControlTokens":
+        """The same and what a template writes, where it is no token."""
+        return replace(self, markers=frozenset(written) - self.ids.keys())
 
     @cached_property
     def _pattern(self) -> re.Pattern[str]:
-        return re.compile(any_of(self.ids))
+        return re.compile(any_of({*self.ids, *self.markers}))
 
 
 def control_tokens(tokenizer: Tokenizer, named: Mapping[str, str]) -> ControlTokens:

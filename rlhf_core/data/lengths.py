@@ -4,16 +4,23 @@ Where the base model is yet to be made, its tokenizer is too, and words are coun
 """
 
 import json
+import re
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from tokenizers import Tokenizer, models
 
+from rlhf_core.chat_splice import ChatSplice
+from rlhf_core.chat_template import ChatTemplate
 from rlhf_core.data.base_tokenizer import BaseTokenizer
 from rlhf_core.data.control_tokens import EOS, PAD, ControlTokens, control_tokens
+from rlhf_core.data.dialogues import ASSISTANT, HUMAN, Message, messages_of
 from rlhf_core.literal_text import LiteralText, Piece, Pieces
 from rlhf_core.settings.model import ModelSettings
+
+_MARKER = re.compile(r"\[/?[A-Z][A-Z_]+\]|<</?[A-Z]+>>|<\|[\w-]{1,40}\|>|</?[a-z]+_of_[a-z]+>")
+"""What templates write as roles and ends, be it a token of its own or plain text."""
 
 Units = Sequence[Hashable]
 """What a text consists of: token ids, or words."""
@@ -50,26 +57,37 @@ def length_counter(model: ModelSettings, base: BaseTokenizer | None) -> LengthCo
     control = control_tokens(tokenizer, base.named)
     end = None if base.end is None else tokenizer.token_to_id(base.end)
     literal = LiteralText(tokenizer, control, -1 if end is None else end)
+    template = model.own_chat_template
+    if template is None and model.takes_tokenizers_template:
+        template = base.chat_template
+    if template is None:
+        return _plain_counter(model, literal, base.end)
+    names = {name: token for name, token in base.named.items() if name.endswith("_token")}
+    return _chat_counter(ChatSplice(ChatTemplate(template, names), literal))
+
+
+def _plain_counter(model: ModelSettings, literal: LiteralText, end: str | None) -> LengthCounter:
+    """By `prompt_template` and `response_prefix`, as `batches.Encoder` reads plain rows."""
     before, after = (Piece(text, ours=True) for text in _around(model))
     prefix = Piece(model.response_prefix, ours=True)
 
     def read(texts: Sequence[Pieces], *, special: bool) -> list[Units]:
         whole = ["".join(piece.text for piece in pieces) for pieces in texts]
-        encodings = tokenizer.encode_batch_fast(whole, add_special_tokens=special)
+        encodings = literal.tokenizer.encode_batch_fast(whole, add_special_tokens=special)
         rows = literal.without_end([encoding.ids for encoding in encodings], special=special)
         return list(literal.checked(texts, rows, special=special))
 
     def prompts(texts: Sequence[str]) -> list[Units]:
-        return read([(before, _said(text), after) for text in texts], special=True)
+        said = [Piece(_encodable(text), ours=False) for text in texts]
+        return read([(before, text, after) for text in said], special=True)
 
     def responses(texts: Sequence[str]) -> list[Units]:
-        if control.first_in(prefix.text) is not None:
-            said = [(prefix, _said(text.removeprefix(prefix.text))) for text in texts]
-            return read(said, special=False)
-        whole = [prefix.text + _said(text.removeprefix(prefix.text)).text for text in texts]
-        return list(literal.continuations(whole))
+        said = [_encodable(text.removeprefix(prefix.text)) for text in texts]
+        if literal.control.first_in(prefix.text) is not None:
+            return read([(prefix, Piece(text, ours=False)) for text in said], special=False)
+        return list(literal.continuations([prefix.text + text for text in said]))
 
-    bounded = _reads_bytes(tokenizer)
+    bounded = _reads_bytes(literal.tokenizer)
     around = len(prompts([""])[0]) + len((before.text + after.text).encode()) + 2
     behind = len(prefix.text.encode()) + 3
     return LengthCounter(
@@ -78,8 +96,38 @@ def length_counter(model: ModelSettings, base: BaseTokenizer | None) -> LengthCo
         responses=responses,
         most_of_prompt=(lambda text: _bytes(text) + around) if bounded else None,
         most_of_response=(lambda text: _bytes(text) + behind) if bounded else None,
-        control=control,
-        end=base.end,
+        control=literal.control,
+        end=end,
+    )
+
+
+def _chat_counter(chat: ChatSplice) -> LengthCounter:
+    """By a chat template, as `batches.Encoder` reads conversations."""
+    chat.template.check_on_trial()
+    asked: list[Message] = [{"role": "user", "content": "x"}]
+    answered: list[Message] = [*asked, {"role": "assistant", "content": "x"}, *asked]
+
+    def prompts(texts: Sequence[str]) -> list[Units]:
+        return [chat.prompt(messages_of(_encodable(text))) for text in texts]
+
+    def responses(texts: Sequence[str]) -> list[Units]:
+        return [chat.answer(asked, _encodable(text))[:-1] for text in texts]
+
+    bounded = _reads_bytes(chat.literal.tokenizer)
+    once, thrice = len(chat.prompt(asked)), len(chat.prompt(answered))
+    behind = len(chat.answer(asked, "")) + 2
+
+    def most_of_prompt(text: str) -> int:
+        return _bytes(text) + once + thrice * (text.count(HUMAN) + text.count(ASSISTANT))
+
+    return LengthCounter(
+        unit="tokens",
+        prompts=prompts,
+        responses=responses,
+        most_of_prompt=most_of_prompt if bounded else None,
+        most_of_response=(lambda text: _bytes(text) + behind) if bounded else None,
+        control=chat.literal.control.with_markers(_MARKER.findall(chat.template.text)),
+        end=chat.end_token,
     )
 
 
@@ -111,11 +159,9 @@ def _around(model: ModelSettings) -> tuple[str, str]:
     return before, after
 
 
-def _said(text: str) -> Piece:
-    """Text of a row; half a character pair, of which a row is refused, as what can be encoded."""
-    if not text.isascii():
-        text = text.encode("utf-8", "replace").decode()
-    return Piece(text, ours=False)
+def _encodable(text: str) -> str:
+    """The text; half a character pair, of which a row is refused, as what can be encoded."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def _bytes(text: str) -> int:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from rlhf_core.batches import Encoder
+from rlhf_core.chat import carry_template
 from rlhf_core.data.rows import Row
 from rlhf_core.data.schemas import TableName
 from rlhf_core.data.table_lengths import TableLengths
@@ -212,3 +213,50 @@ def test_the_gate_counts_what_training_reads():
     responses = encode.responses(texts, texts[::-1])
     assert [list(ids) for ids in counter.prompts(texts)] == prompts
     assert [[*ids, encode.eos_token_id] for ids in counter.responses(texts[::-1])] == responses
+
+
+CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] "
+    "+ '<|im_end|>' + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+TALK = "\n\nHuman: Hi\n\nAssistant: Yes?\n\nHuman: What <|im_end|> is é?\n\nAssistant:"
+
+
+@pytest.mark.parametrize("given", ["in the configuration", "in a file beside it", "by the recipe"])
+def test_conversations_are_counted_by_the_chat_template_as_training_reads_them(tmp_path, given):
+    base = letters(tmp_path)
+    path = tmp_path / "tokenizer_config.json"
+    config = json.loads(path.read_text())
+    config["additional_special_tokens"] = ["<|im_start|>", "<|im_end|>"]
+    if given == "in the configuration":
+        config["chat_template"] = CHATML
+    if given == "in a file beside it":
+        (tmp_path / "chat_template.jinja").write_text(CHATML)
+    path.write_text(json.dumps(config))
+    of = ModelSettings(base=base, chat_template=CHATML if given == "by the recipe" else "auto")
+    made = load_tokenizer(base)
+    carry_template(made, of)
+    encode = Encoder(made, of)
+    counter = RecipeTokens(DataSettings.model_validate(SOME), of).counter
+
+    texts = ["plain", TALK, "x" * 30]
+    assert counter.end == "<|im_end|>"
+    assert [list(ids) for ids in counter.prompts(texts)] == encode.prompts(texts)
+    for text, ids in zip(texts, encode.responses(texts, texts), strict=True):
+        assert [*counter.responses([text])[0], encode.eos_token_id] == ids
+        assert len(ids) <= counter.most_of_response(text)
+        assert len(encode.prompts([text])[0]) <= counter.most_of_prompt(text)
+
+
+def test_roles_that_a_template_writes_as_plain_text_count_as_control_tokens(tmp_path):
+    written = (
+        "{% for message in messages %}{% if message['role'] == 'user' %}"
+        "{{ '[INST] ' + message['content'] + ' [/INST]' }}{% else %}"
+        "{{ ' ' + message['content'] + eos_token }}{% endif %}{% endfor %}"
+    )
+    of = ModelSettings(base=letters(tmp_path), chat_template=written)
+    control = RecipeTokens(DataSettings.model_validate(SOME), of).counter.control
+    assert control.first_in("so [/INST] Sure").token == "[/INST]"
+    assert control.first_in("so [INSTR] </s") is None
+    assert control.first_in("</s>").token == "</s>"
