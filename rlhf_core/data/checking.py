@@ -21,6 +21,7 @@ from rlhf_core.data.rows import Row
 from rlhf_core.data.rules import FILE_RULES, LENGTH_RULES, RULES, Action, Fault, render_faults
 from rlhf_core.data.schemas import TableName, check_batch
 from rlhf_core.data.set_aside import AsideRows
+from rlhf_core.data.text_warnings import text_warnings
 from rlhf_core.data.token_checks import TokenChecks
 from rlhf_core.settings.data import DataSettings, TableSettings
 
@@ -124,7 +125,9 @@ class TableCheck:
         kept = np.ones(len(batch), dtype=np.bool_)
         if not len(batch):
             return batch, kept
-        of_texts = self._numbered(batch, self._tokens.texts(batch.rows))
+        of_texts = self._numbered(
+            batch, [*text_warnings(batch.rows, self._table), *self._tokens.texts(batch.rows)]
+        )
         self._take(batch, kept, [*check_batch(batch, self._table), *of_texts], Found.ROW)
         whole = [row for row, is_kept in zip(batch.rows, kept.tolist(), strict=True) if is_kept]
         of_lengths = self._numbered(batch, self._tokens.lengths(whole))

@@ -1,6 +1,7 @@
 """Bytes that are not UTF-8: what they most likely are, and the command that mends them."""
 
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -35,6 +36,15 @@ _LOWER_CYRILLIC = re.compile("[а-яё]")
 _ASCII = bytes(range(0x80))
 
 
+_WIDE = (
+    ("UTF-32LE", (1, 2, 3), (0,)),
+    ("UTF-32BE", (0, 1, 2), (3,)),
+    ("UTF-16LE", (1, 3), (0, 2)),
+    ("UTF-16BE", (0, 2), (1, 3)),
+)
+"""Of four bytes, those that are zero in ASCII text, and the others."""
+
+
 class Guess(NamedTuple):
     """A name for people, and how to mend a file of it."""
 
@@ -48,21 +58,24 @@ def wide_encoding(start: bytes) -> Guess | None:
         if start.startswith(mark):
             return _converted(f"{name[:-2]} text with a byte-order mark", known_to_iconv)
     usable = start[: len(start) // 4 * 4]
-    if not usable:
-        return None
-    zeros = [usable[place::4].count(0) / (len(usable) // 4) for place in range(4)]
-    for name, wide, narrow in (
-        ("UTF-32LE", (1, 2, 3), (0,)),
-        ("UTF-32BE", (0, 1, 2), (3,)),
-        ("UTF-16LE", (1, 3), (0, 2)),
-        ("UTF-16BE", (0, 2), (1, 3)),
-    ):
-        least = min(zeros[place] for place in wide)
-        if least >= 0.15 and max(zeros[place] for place in narrow) <= least / 4:
-            text = usable.decode(name, "ignore")
-            if sum(" " <= character < "\x7f" for character in text) * 20 > len(text):
-                return _converted(f"{name} text without a byte-order mark", name)
+    for name, wide, narrow in _WIDE if usable else ():
+        # RFC 4627, section 3: a JSON text begins with two ASCII characters
+        first = all(usable[place] == 0 for place in wide) and all(
+            0x20 <= usable[place] < 0x7F for place in narrow
+        )
+        if first or _stands_so(usable, name, wide, narrow):
+            return _converted(f"{name} text without a byte-order mark", name)
     return None
+
+
+def _stands_so(usable: bytes, name: str, wide: Sequence[int], narrow: Sequence[int]) -> bool:
+    """Whether zeros stand where characters of the encoding have them, and text comes of it."""
+    zeros = [usable[place::4].count(0) / (len(usable) // 4) for place in range(4)]
+    least = min(zeros[place] for place in wide)
+    if least < 0.15 or max(zeros[place] for place in narrow) > least / 4:
+        return False
+    text = usable.decode(name, "ignore")
+    return sum(" " <= character < "\x7f" for character in text) * 20 > len(text)
 
 
 def guess_encoding(line: bytes, place: int) -> Guess:

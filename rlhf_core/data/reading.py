@@ -101,6 +101,8 @@ class TableReader:
                     yield number, raw
                     continue
                 reader = reader or _reader(raw, settings, self._table, self._split_by)
+                for remark in reader.remarks(raw):
+                    yield number, remark
                 yield number, reader.read(raw)
             record = source_record(source) | {"table": self._table, "rows": self.row_count - before}
             self.sources.append(record | _written_by(settings))

@@ -13,6 +13,7 @@ from pandera.errors import SchemaErrors
 from rlhf_core.data.batches import RowBatch
 from rlhf_core.data.rows import Row
 from rlhf_core.data.rules import Fault
+from rlhf_core.data.texts import is_blank
 
 TableName = Literal["demonstrations", "preferences", "prompts", "text"]
 
@@ -28,10 +29,6 @@ class _Text(NamedTuple):
     place: int
     field: str
     text: str
-
-
-def _is_blank(text: str) -> bool:
-    return all(character.isspace() or unicodedata.category(character) == "Cf" for character in text)
 
 
 def _surrogate(text: str) -> int:
@@ -118,7 +115,7 @@ def _odd_texts(texts: Sequence[bytes]) -> NDArray[np.bool_]:
     odd: NDArray[np.bool_] = (first <= 0x20) | (first >= 0x7F) | (lengths == 0)
     for place in np.flatnonzero(odd).tolist():
         text = texts[place].decode("utf-8", "surrogatepass")
-        odd[place] = _is_blank(text)
+        odd[place] = is_blank(text)
     found = np.flatnonzero(_ODD_BYTES[joined[:-1]])
     surrogate = (joined[found] != 0xED) | (joined[found + 1] >= 0xA0)
     odd[np.searchsorted(ends, found[surrogate], side="right")] = True
@@ -146,7 +143,7 @@ def _text_faults(rows: Sequence[Row], table: TableName) -> list[tuple[int, Fault
     texts = list(_texts(rows, table))
     frame = pd.DataFrame(
         {
-            "is_blank": [_is_blank(text.text) for text in texts],
+            "is_blank": [is_blank(text.text) for text in texts],
             "surrogate_at": [_surrogate(text.text) for text in texts],
             "control_at": [_control(text.text) for text in texts],
         }

@@ -51,7 +51,8 @@ def test_columns_that_tell_no_form_are_named(columns, table):
     with pytest.raises(DataError) as caught:
         form_of(RawRow("a.jsonl", 3, dict.fromkeys(columns, "x")), {}, table)
     message = str(caught.value)
-    assert message.startswith("a.jsonl:3: the columns " + ", ".join(sorted(columns)))
+    assert message.startswith('a.jsonl:3  field "(whole line)"  rule SCH-002')
+    assert "the row has " + ", ".join(map(repr, sorted(columns))) in message
     assert f"--set data.{table}.columns=" in message
 
 
@@ -259,7 +260,7 @@ def test_text_of_every_kind_that_people_write_raises_no_alarm():
         "Ünïcödé, ελληνικά, кириллица, עברית, العربية, हिन्दी, 中文, 日本語, 한국어, ไทย",
         "def f(x):\n\treturn x ** 2  # ∑ α≤β\r\n",
         "<b>bold</b> & =cmd() __class__ $ref \\u0000",
-        "family 👨\u200d👩\u200d👧, line\u2028separator, bidi \u202eoverride\u202c, nbsp\u00a0",
+        "family 👨\u200d👩\u200d👧, line\u2028separator, nbsp\u00a0",
     ]
     rows = [row(line, text, text + "!") for line, text in enumerate(texts, start=1)]
     assert check_rows(rows, "demonstrations") == []
@@ -294,7 +295,7 @@ def test_a_preference_may_say_its_margin_and_how_sure_its_labeler_was(fields, ma
     assert (found.margin, found.confidence) == (margin, confidence)
 
 
-@pytest.mark.parametrize("margin", [-0.5, "much", True])
+@pytest.mark.parametrize("margin", ["much", True, [1]])
 def test_a_margin_that_is_none_is_named(margin):
     found = read("pairs", {"prompt": "p", "chosen": "a", "rejected": "b", "margin": margin})
     assert isinstance(found, Fault)
