@@ -5,8 +5,9 @@ from itertools import groupby
 from typing import Any
 
 from rlhf_core.data.page_drawings import length_drawings
-from rlhf_core.data.page_facts import facts_table, other_facts
+from rlhf_core.data.page_facts import facts_table, other_facts, other_facts_of
 from rlhf_core.data.page_style import STYLE
+from rlhf_core.data.page_tokens import token_section
 from rlhf_core.data.rules import RULES, SHOWN_PER_RULE, Fault, field_of, visible
 from rlhf_core.data.totals import first_faults
 from rlhf_core.pages.html import document, table, text, tile
@@ -122,7 +123,7 @@ def _distributions(name: str, facts: Mapping[str, Any]) -> str:
         if len(counts) > 1 or (title == "source" and counts != by_file):
             parts.append(_bars(f"Rows by {title}", counts))
     parts.append("</div>")
-    parts.append(facts_table(found))
+    parts += [facts_table(found), token_section(facts), other_facts_of(facts)]
     return "".join(parts)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from rlhf_core.data.page_tokens import TOKEN_FACTS
 from rlhf_core.data.rules import visible
 from rlhf_core.pages.html import table, text
 from rlhf_core.pages.wording import percent
@@ -69,16 +70,26 @@ def _sentences(found: Mapping[str, Any]) -> Iterator[str]:
         yield f"{found['rows_with_ties']:,} rows hold responses of equal rank."
 
 
-def other_facts(report: Mapping[str, Any]) -> str:
-    """What other parts of the gate found out: sections of the report that have no place above."""
-    found = {name: facts for name, facts in report.items() if name not in _SHOWN_ELSEWHERE}
-    for name, facts in report["tables"].items():
-        own = {key: fact for key, fact in facts.items() if key not in _SHOWN_ELSEWHERE}
-        if own:
-            found[name] = own
+def other_facts_of(facts: Mapping[str, Any]) -> str:
+    """What was found out of one table and has no place of its own."""
     return "".join(
-        f"<h2>{text(_title(name))}</h2>{_section({name: facts})}" for name, facts in found.items()
+        f"<h3>{_title(name)}</h3>{_section({name: fact})}"
+        for name, fact in facts.items()
+        if name not in _SHOWN_ELSEWHERE | TOKEN_FACTS
     )
+
+
+def other_facts(report: Mapping[str, Any]) -> str:
+    """What was found out of all tables and has no place of its own, the metrics folded."""
+    found = {name: facts for name, facts in report.items() if name not in _SHOWN_ELSEWHERE}
+    metrics = found.pop("metrics", None)
+    parts = [f"<h2>{_title(name)}</h2>{_section({name: facts})}" for name, facts in found.items()]
+    if metrics:
+        parts.append(
+            f"<h2>Metrics</h2><details><summary>{len(metrics)} metrics of the stage</summary>"
+            f"{_section({'metrics': metrics})}</details>"
+        )
+    return "".join(parts)
 
 
 def _section(found: Mapping[str, Any]) -> str:
@@ -124,4 +135,4 @@ def _words(name: str) -> str:
 
 
 def _title(name: str) -> str:
-    return _words(name).capitalize()
+    return text(_words(name).capitalize())

@@ -29,7 +29,7 @@ article .scroll { padding-bottom: 6px; }
 .seen { overflow-wrap: anywhere; }
 article table td:first-child { min-width: 9em; }
 .field { overflow-wrap: normal; }
-.bars + table, .columns + .scroll { margin-top: 18px; }
+.columns + .scroll, .scroll + .scroll { margin-top: 18px; }
 a { color: var(--accent); text-decoration: none; }
 @media (max-width: 600px) {
   article > header dl { grid-template-columns: 46px 1fr; }

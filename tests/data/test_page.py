@@ -62,6 +62,7 @@ def test_a_page_without_faults_says_so_and_holds_the_splits():
     assert "No row breaks any rule" in page
     assert "3 of preferences" in page
     assert "longer wins accuracy" in page
+    assert "1 metrics of the stage" in page
     assert "The rows at fault" not in page
 
 
@@ -101,3 +102,34 @@ def test_facts_that_the_page_has_no_place_for_are_shown_under_their_names():
     assert "<h2>Tokens</h2>" in page
     assert "12.5" in page
     assert "Checked by" in page
+
+
+def test_lengths_stand_beside_their_budgets_and_what_length_alone_would_score():
+    lengths = {"count": 9, "mean": 20.34, "least": 6, "median": 18.0, "p95": 33.25, "most": 71}
+    over = {"rows": 3, "share": 0.25, "prompts": 2, "responses": 1, "pairs_equal": 0}
+    interval = {"mean": 0.598, "low": 0.5756, "high": 0.6201}
+    found = report({})
+    found["tables"]["preferences"] |= {
+        "literal_texts": 7,
+        "tokens": {
+            "unit": "tokens",
+            "budgets": {"prompt": 128, "response": 1384},
+            "sampled_rows": 9,
+            "prompt": lengths,
+            "response": {"count": 0},
+            "over_budget": over,
+        },
+        "length_baseline": {
+            "<hh>": {
+                "comparisons": 9,
+                "longer_wins": interval,
+                "shorter_wins": interval,
+                "chosen_minus_rejected": {"mean": -3.5, "median": 18.0},
+            }
+        },
+    }
+    page = data_page(found, [])
+    assert "<td>33.2</td><td>71</td><td>128</td>" in page
+    assert "25.0 % of the rows are over a budget: 2 prompts over their budget, 1 responses" in page
+    assert "<td>&lt;hh&gt;</td><td>9</td><td>59.8 %<small>57.6 to 62.0 %</small>" in page
+    assert "Literal texts" in page
