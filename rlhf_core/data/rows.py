@@ -12,7 +12,7 @@ from rlhf_core.data.raw_rows import RawRow
 from rlhf_core.data.row_fields import Fields, keys_in_words, label_of
 from rlhf_core.data.row_forms import COLUMNS_OF_FORM, PREFERENCE_FORMS, Form, parts_reader
 from rlhf_core.data.rules import Fault, render_faults, shown_key
-from rlhf_core.data.scores import SCORED, confidence_of, margin_of, scored_against
+from rlhf_core.data.scores import SCORED, check_score, confidence_of, margin_of, scored_against
 from rlhf_core.data.unusable import UnusableError
 from rlhf_core.errors import DataError
 
@@ -75,6 +75,8 @@ class RowReader:
             margin, confidence = None, ""
             if ranks and len(fields) > 2:
                 margin, confidence = margin_of(fields), confidence_of(fields)
+            if "score" in fields:
+                check_score(fields)
             by_prompt = self.split_by == "prompt" or self.form == "whole_text"
             key = prompt if by_prompt else label_of(fields, self.split_by)
         except UnusableError as unusable:

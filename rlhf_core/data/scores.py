@@ -39,6 +39,11 @@ def margin_of(fields: Fields) -> float | None:
     return margin
 
 
+def check_score(fields: Fields) -> None:
+    """Raise where the row has a `score` that is a number and not a finite one."""
+    _score(fields, "score")
+
+
 def scored_against(fields: Fields) -> tuple[str, str] | None:
     """Field and finding where a row without margin scores its rejected response higher."""
     if fields.get("margin") is not None:
