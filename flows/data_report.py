@@ -18,8 +18,11 @@ _ACTIONS = {"refuse": "refused", "set_aside": "set aside", "warn": "warning"}
 def show(checked: "Checked") -> None:
     """Print the report; the rows that a refusal names are left to the refusal."""
     from rlhf_core.data.rules import render_faults
+    from rlhf_core.data.token_notes import token_notes
 
     _show_tables(checked.facts)
+    for note in token_notes(checked.facts):
+        click.echo(note)
     rules = checked.facts["rules"]
     if rules:
         click.echo()

@@ -36,6 +36,8 @@ FAMILIES: Mapping[str, tuple[str, ...]] = {
 """How they spell their control tokens. Words in plain brackets that HTML or prose could hold, such
 as `<s>`, are not among them."""
 
+_OPENED = re.compile(r"<s[\s>]")
+
 _FAMILY = {token: family for family, tokens in FAMILIES.items() for token in tokens}
 
 
@@ -45,7 +47,7 @@ def known_tokens_in(text: str) -> Iterator[tuple[str, int]]:
     `</s>` after `<s>` ends struck-out HTML and is none.
     """
     for match in _pattern().finditer(text):
-        if match[0] != "</s>" or "<s>" not in text[: match.start()]:
+        if match[0] != "</s>" or not _OPENED.search(text, 0, match.start()):
             yield match[0], match.start()
 
 

@@ -67,6 +67,7 @@ class Prediction(NamedTuple):
                 "median": round(self.median_difference, 3),
             },
             "chosen_is_longer_share": round(self.share_longer, 4),
+            "beyond_limit": self.beyond_the_limit is not None,
         }
 
     @property

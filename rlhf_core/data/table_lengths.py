@@ -58,6 +58,7 @@ class TableLengths:
     ) -> None:
         self._table = table
         self._kept_long = settings.long_responses == "keep"
+        self._is_asked = "LEN-004" in settings.rules
         self._counter = counter
         self._budgets = Budgets(model.max_prompt_tokens, model.max_response_tokens, context)
         self._sample = RowSample[tuple[int, Compared]](SAMPLED_ROWS)
@@ -94,9 +95,10 @@ class TableLengths:
     def closing(self) -> list[Fault]:
         """A fault for each source whose preferences length alone predicts too well.
 
-        It stands at the first line of a file of that source: no single row is at fault.
+        It stands at the first line of a file of that source: no single row is at fault. Where the
+        recipe does not name the rule, `facts` say the same and it is a note.
         """
-        if self._table != "preferences":
+        if self._table != "preferences" or not self._is_asked:
             return []
         faults = []
         for source, found in self._baseline().items():

@@ -170,7 +170,7 @@ def test_files_without_a_recipe_are_warned_of_the_tokens_of_other_models(tmp_pat
 @pytest.mark.parametrize(
     "text, found",
     [
-        ("<s>struck</s> out", []),
+        ("<s>struck</s> out, <s class='x'>too</s>", []),
         ("the end</s>", ["</s>"]),
         ("<b>bold</b> [1] <div> <|> a <|b|> c", []),
         ("<｜User｜>hi<|eot_id|>", ["<｜User｜>", "<|eot_id|>"]),

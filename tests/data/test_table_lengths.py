@@ -15,6 +15,7 @@ from rlhf_core.data.rows import Row
 from rlhf_core.data.schemas import TableName
 from rlhf_core.data.table_lengths import TableLengths
 from rlhf_core.data.token_checks import RecipeTokens
+from rlhf_core.data.token_notes import token_notes
 from rlhf_core.pretrained import load_tokenizer
 from rlhf_core.settings.data import DataSettings
 from rlhf_core.settings.model import ModelSettings, ScratchModelSettings
@@ -136,8 +137,11 @@ def made(count: int, longer_wins: int) -> list[Row]:
     ]  # fmt: skip
 
 
+NAMED = {"rules": {"LEN-004": "warn"}}
+
+
 def test_what_length_alone_predicts_is_told_with_its_interval(tmp_path):
-    check = lengths(letters(tmp_path), "preferences")
+    check = lengths(letters(tmp_path), "preferences", **NAMED)
     check.check(made(100, 90))
     told = check.facts()["length_baseline"]["made"]
     # Wilson's interval of 90 in 100, from its textbook form
@@ -154,15 +158,26 @@ def test_what_length_alone_predicts_is_told_with_its_interval(tmp_path):
 
 @pytest.mark.parametrize("count, longer_wins", [(100, 60), (20, 20), (100, 40)])
 def test_length_that_predicts_little_or_of_few_rows_is_no_warning(tmp_path, count, longer_wins):
-    check = lengths(letters(tmp_path), "preferences")
+    check = lengths(letters(tmp_path), "preferences", **NAMED)
     check.check(made(count, longer_wins))
     assert check.closing() == []
 
 
 def test_shorter_responses_that_win_are_a_warning_too(tmp_path):
-    check = lengths(letters(tmp_path), "preferences")
+    check = lengths(letters(tmp_path), "preferences", **NAMED)
     check.check(made(100, 5))
     assert "the shorter response wins 95.0%" in check.closing()[0].seen
+
+
+def test_length_that_predicts_much_is_a_note_where_the_recipe_does_not_name_the_rule(tmp_path):
+    check = lengths(letters(tmp_path), "preferences")
+    check.check(made(100, 90))
+    assert check.closing() == []
+    (note,) = token_notes({"tables": {"preferences": check.facts()}})
+    assert note == (
+        "preferences: always taking the longer response would be right in 90.0% (82.6% to 94.5%) "
+        "of 100 comparisons of made: a reward model will learn length (LEN-004)"
+    )
 
 
 def test_batches_come_to_what_all_rows_at_once_come_to(tmp_path):
@@ -260,3 +275,13 @@ def test_roles_that_a_template_writes_as_plain_text_count_as_control_tokens(tmp_
     assert control.first_in("so [/INST] Sure").token == "[/INST]"
     assert control.first_in("so [INSTR] </s") is None
     assert control.first_in("</s>").token == "</s>"
+
+
+def test_rows_over_the_budgets_and_texts_kept_are_a_note_each(tmp_path):
+    check = lengths(letters(tmp_path), "demonstrations")
+    check.check([row(1, "p" * 21, "r"), row(2, "p", "r")])
+    told = {"tables": {"demonstrations": {**check.facts(), "literal_texts": 3}}}
+    assert token_notes(told) == [
+        "demonstrations: 50.0% of the rows are over the token budgets (1 prompts)",
+        "demonstrations: 3 texts spell control tokens and are kept as plain characters",
+    ]
