@@ -1,12 +1,20 @@
 """Rows whose texts spell control tokens or turn markers, each with what stands where (C11)."""
 
+import re
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 
-from rlhf_core.data.control_tokens import ControlTokens, Spelling
+from rlhf_core.data.control_tokens import ControlTokens, Spelling, any_of
 from rlhf_core.data.dialogues import ASSISTANT, HUMAN, is_transcript
 from rlhf_core.data.rows import Row
 from rlhf_core.data.rules import Fault, escaped
 from rlhf_core.data.schemas import TableName, field_names
+
+_MARKERS = re.compile(any_of((HUMAN, ASSISTANT)))
+
+_JOINT = "\0"
+"""Between texts: a pattern that matches across it is one more row to look at."""
 
 
 def text_fields(row: Row, table: TableName) -> Iterator[tuple[str, str]]:
@@ -26,10 +34,10 @@ def check_control_tokens(
     if table == "text":
         tokens = tokens.without_unknown()
     faults = []
-    for row in rows:
+    for row in rows_with(tokens.pattern, rows) if tokens.normalized is None else rows:
         for field, text in text_fields(row, table):
-            if tokens.first_in(text) is not None:
-                spelt = list(tokens.spelt_in(text))
+            spelt = list(tokens.spelt_in(text))
+            if spelt:
                 seen = _seen(text, spelt, None if field in ("prompt", "text") else end)
                 faults.append(Fault("TOK-001", row.file, row.line, field, seen))
     return faults
@@ -40,15 +48,32 @@ def check_turn_markers(rows: Sequence[Row], table: TableName) -> list[Fault]:
     if table == "text":
         return []
     faults = []
-    for row in rows:
+    for row in rows_with(_MARKERS, rows):
         for field, text in text_fields(row, table):
-            if (HUMAN in text or ASSISTANT in text) and not (
-                field == "prompt" and is_transcript(text)
-            ):
-                place = min(text.find(mark) % (len(text) + 1) for mark in (HUMAN, ASSISTANT))
-                seen = f"a turn marker at character {place + 1}"
+            found = _MARKERS.search(text)
+            if found is not None and not (field == "prompt" and is_transcript(text)):
+                seen = f"a turn marker at character {found.start() + 1}"
                 faults.append(Fault("TOK-003", row.file, row.line, field, seen))
     return faults
+
+
+def rows_with(pattern: re.Pattern[str], rows: Sequence[Row]) -> list[Row]:
+    """The rows that may hold a text with the pattern, found in all texts at once."""
+    texts = [
+        row.prompt if not row.responses else _JOINT.join((row.prompt, *row.responses))
+        for row in rows
+    ]
+    joined = _JOINT.join(texts)
+    found: list[Row] = []
+    match = pattern.search(joined)
+    if match is None:
+        return found
+    ends = list(accumulate(len(text) + 1 for text in texts))
+    while match is not None:
+        place = bisect_right(ends, match.start())
+        found.append(rows[place])
+        match = pattern.search(joined, ends[place])
+    return found
 
 
 def _seen(text: str, spelt: Sequence[Spelling], end: str | None) -> str:

@@ -63,15 +63,13 @@ class ControlTokens:
 
     def spelt_in(self, text: str) -> Iterator[Spelling]:
         """All that `text` spells, from its beginning on."""
-        if not self.ids and not self.markers:
-            return
         found = False
-        for match in self._pattern.finditer(text):
+        for match in self.pattern.finditer(text):
             found = True
             yield Spelling(match[0], match.start())
         if self.normalized is not None and not found:
             changed = self.normalized.normalizer.normalize_str(text)
-            for match in self._pattern.finditer(changed):
+            for match in self.pattern.finditer(changed):
                 yield Spelling(match[0], match.start())
 
     def without_unknown(self) -> "ControlTokens":
@@ -84,7 +82,10 @@ class ControlTokens:
         return replace(self, markers=frozenset(written) - self.ids.keys())
 
     @cached_property
-    def _pattern(self) -> re.Pattern[str]:
+    def pattern(self) -> re.Pattern[str]:
+        """Finds any of them in a text; nothing at all where there are none."""
+        if not self.ids and not self.markers:
+            return re.compile(r"(?!)")
         return re.compile(any_of({*self.ids, *self.markers}))
 
 

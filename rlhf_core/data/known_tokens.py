@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 
-from rlhf_core.data.control_checks import text_fields
+from rlhf_core.data.control_checks import rows_with, text_fields
 from rlhf_core.data.control_tokens import any_of
 from rlhf_core.data.rows import Row
 from rlhf_core.data.rules import Fault, escaped
@@ -54,7 +54,7 @@ def known_tokens_in(text: str) -> Iterator[tuple[str, int]]:
 def check_known_tokens(rows: Sequence[Row], table: TableName) -> list[Fault]:
     """A warning for every text that spells the control token of a well-known family."""
     faults = []
-    for row in rows:
+    for row in rows_with(_pattern(), rows):
         for field, text in text_fields(row, table):
             found = list(known_tokens_in(text))
             if found:
