@@ -12,11 +12,15 @@ import json
 import re
 from collections.abc import Sequence
 
+import numpy as np
 import orjson
 
 from rlhf_core.data.strict_json import MAX_DEPTH
 
 _SPACED_COLON = re.compile(rb'"[ \t\r]+:')
+
+_COLON, _QUOTE, _BACKSLASH = b':"\\'
+_SPACES = np.frombuffer(b" \t\r", dtype=np.uint8)
 
 _EXACT = 2.0**63
 """From here on a float may have been written as an integer."""
@@ -47,7 +51,7 @@ def certain_objects(lines: Sequence[bytes]) -> list[dict[str, object] | None]:
         else:
             objects.append(value)
             counts.append(keys)
-    written = _keys_written(b"\n".join(lines))
+    written = _keys_in_block(b"\n".join([b"", b"", *lines]))
     if written >= 0 and sum(counts) == written - sum(map(_keys_written, others)):
         if others:
             return _others_exactly(lines, objects)
@@ -65,6 +69,24 @@ def _others_exactly(
         _exact_object(line) if value is None else value
         for line, value in zip(lines, objects, strict=True)
     ]
+
+
+def _keys_in_block(block: bytes) -> int:
+    """What `_keys_written` says, several times as fast for many lines; they begin two bytes in."""
+    codes = np.frombuffer(block, dtype=np.uint8)
+    colons = np.flatnonzero(codes == _COLON)
+    before = codes[colons - 1]
+    if np.isin(before, _SPACES).any():
+        return _keys_written(block)
+    closed = before == _QUOTE
+    slashes = np.flatnonzero(codes == _BACKSLASH)
+    if not len(slashes):
+        return int(np.count_nonzero(closed))
+    pairs = slashes[:-1][np.diff(slashes) == 1]
+    if (codes[np.minimum(pairs + 2, len(codes) - 1)] == _QUOTE).any():
+        return -1
+    escaped = codes[colons[closed] - 2] == _BACKSLASH
+    return int(np.count_nonzero(closed) - np.count_nonzero(escaped))
 
 
 def _keys_written(text: bytes) -> int:

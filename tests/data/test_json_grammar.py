@@ -343,6 +343,7 @@ def lines(draw) -> bytes:
 @example([b'{"a" :1,"a":2}', b'{"a":1}'])
 @example([b'{"a\\\\":1,"a\\\\":2,"b":"\\\\\\":"}'])
 @example([b'{"a":"\\":", "a":1}'])
+@example([b'":', b'{"a":1,"a":2}', b"\\"])
 @example([b'{"a":1180591620717411303424,"b":1e300,"c":-9223372036854775809}'])
 def test_no_line_is_read_otherwise_because_it_is_read_fast(block):
     for line, fast in zip(block, certain_objects(block), strict=True):
