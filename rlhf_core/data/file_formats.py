@@ -62,22 +62,29 @@ def named_format(name: str) -> str:
     return next((found for suffix, found in _PACKED_SUFFIXES if lower.endswith(suffix)), TEXT)
 
 
-def format_fault(name: str, start: bytes) -> Fault | None:
-    """Why a file of this name that begins so cannot be read; None where it can."""
+def format_fault(name: str, named_as: str, start: bytes) -> Fault | None:
+    """Why a file that begins so cannot be read; None where it can.
+
+    Messages speak of it as `name`; what kind of file it should be is told by `named_as`.
+    """
     if not start:
         return Fault("DATA-001", name, 1, "", "the file is empty (0 bytes)")
-    found, named = found_format(start), named_format(name)
+    found, named = found_format(start), named_format(named_as)
     if found == TEXT:
-        other = _no_text(name, start) if named == TEXT else _other_kind(name, start)
+        other = (
+            _no_text(name, named_as, start) if named == TEXT else _other_kind(name, named_as, start)
+        )
         if other is not None:
             return other
     if found != named:
-        seen = f"the file holds {found}, but is named as {named}: {_renaming(name, found, named)}"
+        seen = (
+            f"the file holds {found}, but is named as {named}: {_renaming(named_as, found, named)}"
+        )
         return Fault("DATA-002", name, 1, "", seen)
     return None
 
 
-def unpacked_fault(name: str, start: bytes) -> Fault | None:
+def unpacked_fault(name: str, named_as: str, start: bytes) -> Fault | None:
     """Why the text that a packed file was unpacked to is none; None where it is."""
     if not start:
         return Fault("DATA-001", name, 1, "", "the file is empty (0 bytes) once unpacked")
@@ -88,19 +95,19 @@ def unpacked_fault(name: str, start: bytes) -> Fault | None:
     if start[257:262] == b"ustar":
         seen = "the packed file holds a tar archive: unpack it, `tar -xf FILE`, and name its files"
         return Fault("DATA-002", name, 1, "", seen)
-    return _no_text(name, start)
+    return _no_text(name, named_as, start)
 
 
-def _no_text(name: str, start: bytes) -> Fault | None:
-    return _other_kind(name, start) or _other_encoding(name, start)
+def _no_text(name: str, named_as: str, start: bytes) -> Fault | None:
+    return _other_kind(name, named_as, start) or _other_encoding(name, start)
 
 
-def _other_kind(name: str, start: bytes) -> Fault | None:
+def _other_kind(name: str, named_as: str, start: bytes) -> Fault | None:
     for magic, (what, mend) in _OTHERS.items():
         if start.startswith(magic):
             seen = f"the file is {what}, expected JSONL or Parquet: {mend}"
             return Fault("DATA-002", name, 1, "", seen)
-    if start.startswith(_PAGES) and not holds_text_lines(name):
+    if start.startswith(_PAGES) and not holds_text_lines(named_as):
         seen = (
             f"the file begins with {escaped(start[:20].decode('ascii', 'replace'))} and is a web "
             "page or XML, expected JSONL or Parquet: download the file itself"

@@ -7,7 +7,6 @@ or JSONL named as text would otherwise break a rule on each line.
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
-from rlhf_core.data.file_formats import holds_text_lines
 from rlhf_core.data.physical_lines import Lines
 from rlhf_core.data.rules import Fault, escaped
 from rlhf_core.data.strict_json import JsonError, parse_json
@@ -18,10 +17,13 @@ SEVERAL_LINES = 4
 _LOOKED_AT = 5
 
 
-def other_line_format(name: str, head: Sequence[Lines], *, is_whole: bool) -> Fault | None:
+def other_line_format(
+    name: str, head: Sequence[Lines], *, is_text: bool, is_whole: bool
+) -> Fault | None:
     """The fault of a file that is of another kind than its name says; None where it is of that.
 
-    `head` are its first blocks, and all of them where `is_whole` says so.
+    `head` are its first blocks, and all of them where `is_whole` says so. `is_text` says that a
+    line should be a row of text.
     """
     if any(block.oversized for block in head[:1]):
         return None
@@ -30,7 +32,7 @@ def other_line_format(name: str, head: Sequence[Lines], *, is_whole: bool) -> Fa
         if any(block.oversized for block in head) or not is_whole:
             return None
         return Fault("DATA-001", name, 1, "", "blank lines and nothing else")
-    if holds_text_lines(name):
+    if is_text:
         return _json_named_as_text(name, first) or _returns_alone(name, head)
     if _is_object(first[0][1]):
         return None

@@ -21,7 +21,7 @@ def json_rows(name: str, blocks: Iterable[Lines]) -> Iterator[RawRow | Fault]:
     """A row from each line that is not blank and holds one JSON object; a fault from the others."""
     head, blocks, is_whole = _begun(blocks, SEVERAL_LINES)
     yield from _mark_at_start(name, head)
-    other = other_line_format(name, head, is_whole=is_whole)
+    other = other_line_format(name, head, is_text=False, is_whole=is_whole)
     if other is not None:
         yield other
         return
@@ -43,7 +43,7 @@ def text_rows(name: str, blocks: Iterable[Lines]) -> Iterator[RawRow | Fault]:
     """A row from each line that is not blank, under the name `text`."""
     head, blocks, is_whole = _begun(blocks, 1)
     yield from _mark_at_start(name, head)
-    other = other_line_format(name, head, is_whole=is_whole)
+    other = other_line_format(name, head, is_text=True, is_whole=is_whole)
     if other is not None:
         yield other
         return

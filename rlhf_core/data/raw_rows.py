@@ -13,6 +13,15 @@ class RawRow(NamedTuple):
     fields: Mapping[str, object]
 
 
+def characters_of(value: object) -> int:
+    """How many characters the texts in a value have."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, Mapping):
+        return sum(len(str(key)) + characters_of(item) for key, item in value.items())
+    return sum(map(characters_of, value)) + len(value) if isinstance(value, list) else 1
+
+
 def type_in_words(value: object) -> str:
     """The type of a value as a reader of the file would say it."""
     if value is None:

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,12 +13,16 @@ from rlhf_core.data.hub import Source, find_sources, read_rows
 from rlhf_core.data.numbered import NumberedFault
 from rlhf_core.data.origins import read_origin
 from rlhf_core.data.places import Places
-from rlhf_core.data.rows import PREFERENCE_FORMS, Row, RowReader, form_of
+from rlhf_core.data.raw_rows import RawRow, characters_of
+from rlhf_core.data.rows import PREFERENCE_FORMS, Form, Row, RowReader, form_of_most
 from rlhf_core.data.rules import BESIDE_ROWS, Fault
 from rlhf_core.data.schemas import TableName
-from rlhf_core.data.sources import LocalFile, RawRow
+from rlhf_core.data.sources import LocalFile
 from rlhf_core.errors import DataError
 from rlhf_core.settings.data import TableSettings
+
+_FIRST_COUNT = 20
+_FIRST_CHARACTERS = 2**20
 
 
 class ReadBatch(NamedTuple):
@@ -89,7 +93,9 @@ class TableReader:
             left = None if settings.limit is None else settings.limit - self.row_count
             before = self.row_count
             reader: RowReader | None = None
-            for raw in islice(read_rows(source, settings, self._table), left):
+            raws = read_rows(source, settings, self._table)
+            first = _first_rows(raws)
+            for raw in islice(chain(first, raws), left):
                 number = self.row_count
                 if isinstance(raw, Fault) and raw.rule in BESIDE_ROWS:  # of the row that follows
                     faulty = True
@@ -100,7 +106,9 @@ class TableReader:
                 if isinstance(raw, Fault):
                     yield number, raw
                     continue
-                reader = reader or _reader(raw, settings, self._table, self._split_by)
+                if reader is None:
+                    told_by = [one for one in first if isinstance(one, RawRow)] or [raw]
+                    reader = _reader(told_by, settings, self._table, self._split_by)
                 for remark in reader.remarks(raw):
                     yield number, remark
                 yield number, reader.read(raw)
@@ -146,7 +154,23 @@ def distinctly_named(sources: Iterable[Source]) -> list[Source]:
     return distinct
 
 
-def _reader(first: RawRow, settings: TableSettings, table: TableName, split_by: str) -> RowReader:
+def _first_rows(raws: Iterator[RawRow | Fault]) -> list[RawRow | Fault]:
+    """The first rows, by which a file's form is told: not many, and of few characters."""
+    first: list[RawRow | Fault] = []
+    held = 0
+    while len(first) < _FIRST_COUNT and held < _FIRST_CHARACTERS:
+        raw = next(raws, None)
+        if raw is None:
+            break
+        first.append(raw)
+        if isinstance(raw, RawRow):
+            held += characters_of(raw.fields)
+    return first
+
+
+def _reader(
+    first: Sequence[RawRow], settings: TableSettings, table: TableName, split_by: str
+) -> RowReader:
     if table == "text":
         if settings.format not in ("auto", "text"):
             raise DataError(
@@ -155,7 +179,11 @@ def _reader(first: RawRow, settings: TableSettings, table: TableName, split_by: 
                 "`--set data.text.columns={text: YOUR_COLUMN}`."
             )
         return RowReader("whole_text", settings.columns, split_by, settings.opening_sentences)
-    form = form_of(first, settings.columns, table) if settings.format == "auto" else settings.format
+    form: Form
+    if settings.format == "auto":
+        form = form_of_most(first, settings.columns, table)
+    else:
+        form = settings.format
     if table == "preferences" and form not in PREFERENCE_FORMS:
         raise DataError(
             f"data.preferences.format: {form!r} has one response a row and so prefers nothing: "

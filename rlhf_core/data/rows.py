@@ -4,7 +4,8 @@ Responses lose their leading white space and prompts their trailing spaces (deta
 puts `model.response_prefix` between them.
 """
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rlhf_core.data.near_names import nearest_key, nearly_known
@@ -16,7 +17,15 @@ from rlhf_core.data.scores import SCORED, check_score, confidence_of, margin_of,
 from rlhf_core.data.unusable import UnusableError
 from rlhf_core.errors import DataError
 
-__all__ = ["PREFERENCE_FORMS", "Form", "Row", "RowReader", "comparable_key", "form_of"]
+__all__ = [
+    "PREFERENCE_FORMS",
+    "Form",
+    "Row",
+    "RowReader",
+    "comparable_key",
+    "form_of",
+    "form_of_most",
+]
 
 
 @dataclass(slots=True)
@@ -150,8 +159,22 @@ def comparable_key(text: str) -> str:
     return " ".join(text.split()).casefold()
 
 
+def form_of_most(first: Sequence[RawRow], columns: Mapping[str, str], table: str) -> Form:
+    """The form that most of a file's first rows have, so that no single odd one decides it."""
+    forms: Counter[Form] = Counter()
+    untold: DataError | None = None
+    for raw in first:
+        try:
+            forms[form_of(raw, columns, table)] += 1
+        except DataError as error:
+            untold = untold or error
+    if not forms and untold is not None:
+        raise untold
+    return forms.most_common(1)[0][0]
+
+
 def form_of(first: RawRow, columns: Mapping[str, str], table: str) -> Form:
-    """The form that the columns of a file's first row tell; `table` decides which are of use."""
+    """The form that the columns of a row tell; `table` decides which are of use."""
     found = set(_renamed(first.fields, columns))
     for form, needed in COLUMNS_OF_FORM.items():
         if table == "prompts" or form != "prompts":

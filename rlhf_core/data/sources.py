@@ -76,26 +76,27 @@ def read_file(file: LocalFile) -> Iterator[RawRow | Fault]:
     with file.path.open("rb") as opened:
         start = opened.read(HEAD_BYTES)
         opened.seek(0)
-        fault = format_fault(file.name, start)
+        fault = format_fault(file.name, file.path.name, start)
         if fault is not None:
             yield fault
         elif found_format(start) == PARQUET:
             yield from parquet_rows(file.name, file.path)
         else:
-            yield from _rows_of_lines(file.name, opened, found_format(start))
+            yield from _rows_of_lines(file, opened, found_format(start))
 
 
-def _rows_of_lines(name: str, opened: BinaryIO, format_name: str) -> Iterator[RawRow | Fault]:
+def _rows_of_lines(file: LocalFile, opened: BinaryIO, format_name: str) -> Iterator[RawRow | Fault]:
+    name = file.name
     try:
         stream: ByteStream = unpacked(opened, format_name)
         if format_name != TEXT:
             start = stream.read(HEAD_BYTES)
-            fault = unpacked_fault(name, start)
+            fault = unpacked_fault(name, file.path.name, start)
             if fault is not None:
                 yield fault
                 return
             stream = _Again(start, stream)
-        rows = text_rows if holds_text_lines(name) else json_rows
+        rows = text_rows if holds_text_lines(file.path.name) else json_rows
         yield from rows(name, physical_lines(stream))
     except DamagedError as error:
         yield Fault("DATA-003", name, 1, "", str(error))

@@ -1,3 +1,4 @@
+import gzip
 import hashlib
 import json
 import subprocess
@@ -181,6 +182,76 @@ def test_a_table_without_rows_is_refused(tmp_path):
     (tmp_path / "blank.jsonl").write_text("\n\n")
     with pytest.raises(DataError, match="rule DATA-001"):
         make(tmp_path / "out", demonstrations={"source": str(tmp_path / "blank.jsonl")})
+
+
+def test_one_odd_row_at_the_start_does_not_decide_what_a_file_is(tmp_path):
+    odd = {"chosen": "a", "rejected": "b"}  # by itself, a pair of transcripts
+    source = write(tmp_path / "p.jsonl", [odd, *pairs(50)])
+    with pytest.raises(DataError) as caught:
+        make(tmp_path / "out", preferences={"source": source})
+    message = str(caught.value)
+    assert message.startswith('p.jsonl:1  field "prompt"  rule SCH-002')
+    assert "1 of 51 rows failed in 1 rule" in message
+
+
+def test_rows_after_many_broken_lines_are_still_read(tmp_path):
+    path = tmp_path / "d.jsonl"
+    write(path, demonstrations(60))
+    path.write_text("{\n" * 30 + path.read_text(), encoding="utf-8")
+    with pytest.raises(DataError, match=r"30 of 90 rows failed in 1 rule"):
+        make(tmp_path / "out", demonstrations={"source": str(path)})
+
+
+@pytest.mark.parametrize("name", ["d.jsonl.gz", "d.jsonl"])
+def test_two_files_of_one_name_are_both_read(tmp_path, name):
+    sources = []
+    for folder, first in (("a", 0), ("b", 60)):
+        (tmp_path / folder).mkdir()
+        path = tmp_path / folder / name
+        content = "".join(json.dumps(row) + "\n" for row in demonstrations(120)[first : first + 60])
+        path.write_bytes(
+            gzip.compress(content.encode()) if name.endswith("gz") else content.encode()
+        )
+        sources.append(str(path))
+    make(tmp_path / "out", demonstrations={"source": sources})
+    records = json.loads((tmp_path / "out" / "sources.json").read_text())
+    assert [(record["name"], record["rows"]) for record in records] == [
+        (name, 60),
+        (f"{name}#2", 60),
+    ]
+
+
+@pytest.mark.parametrize(
+    "content,said",
+    [
+        (b"", "rule DATA-001"),
+        (b"\n \r\n", "rule DATA-001"),
+        (b"[]", "rule SCH-004"),
+        (gzip.compress(b"{}"), "rule DATA-002"),
+        (b'{"prompt": "a", "response": "b"', "rule JSON-001"),
+    ],
+)
+def test_a_file_without_rows_is_refused_in_the_report_as_well(tmp_path, content, said):
+    (tmp_path / "d.jsonl").write_bytes(content)
+    with pytest.raises(DataError, match=r"d\.jsonl:1  field") as caught:
+        make(tmp_path / "out", demonstrations={"source": str(tmp_path / "d.jsonl")})
+    assert said in str(caught.value)
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["usable"] is False
+    assert [fault["rule"] for fault in report["faults"]] == [said.removeprefix("rule ")]
+
+
+def test_a_mark_and_a_near_key_are_warnings_that_keep_no_row_away(tmp_path):
+    rows = [{**row, "soruce": "x"} for row in demonstrations(40)]
+    path = Path(write(tmp_path / "d.jsonl", rows))
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    metrics = make(tmp_path / "out", demonstrations={"source": str(path)})
+    assert metrics["set_aside"] == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["tables"]["demonstrations"]["faults_by_rule"] == {"ENC-003": 1, "SCH-003": 40}
+    assert report["tables"]["demonstrations"]["usable"] == 40
+    with pytest.raises(DataError, match="rule SCH-003 key-nearly-known"):
+        make(tmp_path / "no", demonstrations={"source": str(path)}, rules={"SCH-003": "refuse"})
 
 
 def texts_of(out: Path, split: TextSplit) -> list[str]:
