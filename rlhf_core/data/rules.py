@@ -166,7 +166,7 @@ _TABLE = (
         "set_aside",
         "where all ranks are equal nothing is preferred, and the loss has no gradient unless "
         "reward_model.ties says how ties are learnt",
-        "remove the row, or keep it with reward_model.ties=half",
+        "remove the row, or keep it with `data.rules.PREF-002: warn` and `reward_model.ties: half`",
     ),
     Rule(
         "PREF-003",
@@ -195,7 +195,8 @@ _TABLE = (
         "refuse",
         "the margin or the scores say that the rejected response is the better one: the two were "
         "swapped, or the sign was",
-        "swap chosen and rejected, or mend the margin or the scores",
+        "swap chosen and rejected and write the margin without its sign, if the label is wrong; "
+        "otherwise correct the margin or the scores",
     ),
     Rule(
         "PREF-007",

@@ -1,5 +1,6 @@
 """What a usable row is, as pandera schemas; every row that is not is named with its rule."""
 
+import hashlib
 import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
@@ -16,6 +17,8 @@ from rlhf_core.data.rules import Fault
 from rlhf_core.data.texts import is_blank
 
 TableName = Literal["demonstrations", "preferences", "prompts", "text"]
+
+_NOTHING = "nothing, or nothing but white space"
 
 _ALLOWED_CONTROLS = frozenset("\t\n\r\v\f")
 
@@ -167,10 +170,10 @@ def _row_faults(rows: Sequence[Row]) -> list[tuple[int, Fault]]:
     found = []
     for rule, place in _failures(ROWS, frame):
         row = rows[place]
-        field, seen = {
-            "PREF-002": ("ranks", f"all {len(row.ranks)} ranks are equal"),
-            "PREF-004": ("rejected", "responses of different rank are one text after trimming"),
-        }[rule]
+        if rule == "PREF-002":
+            field, seen = "ranks", f"all {len(row.ranks)} ranks are equal"
+        else:
+            field, seen = _seen_twice(row)
         found.append((place, Fault(rule, row.file, row.line, field, seen)))
     return found
 
@@ -182,6 +185,25 @@ def field_names(row: Row) -> list[str]:
     if len(row.responses) == 1:
         return ["response"]
     return [f"responses[{place}]" for place in range(len(row.responses))]
+
+
+def _seen_twice(row: Row) -> tuple[str, str]:
+    """Of a row that ranks one text in two ways: the later field of the two, and what it holds."""
+    texts = [_comparable(response) for response in row.responses]
+    later, earlier = next(
+        (later, earlier)
+        for later in range(len(texts))
+        for earlier in range(later)
+        if texts[later] == texts[earlier] and row.ranks[later] != row.ranks[earlier]
+    )
+    names = field_names(row)
+    digest = hashlib.sha256(texts[later].encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    trimmed = {row.responses[place].strip() for place in (earlier, later)}
+    how = "trimming" if len(trimmed) == 1 else "trimming and bringing both to Unicode's NFC"
+    return names[later], (
+        f"{names[earlier]} and {names[later]} are the same {len(texts[later])} characters after "
+        f"{how} (sha256 {digest}...)"
+    )
 
 
 def _texts(rows: Sequence[Row], table: TableName) -> Iterator[_Text]:
@@ -206,6 +228,7 @@ def _failures(schema: pa.DataFrameSchema, frame: pd.DataFrame) -> list[tuple[str
 
 def _seen_in_text(rule: str, text: str) -> str:
     if rule == "TXT-001":
-        return f"{len(text)} characters, all of them blank"
+        shown = " ".join(f"U+{ord(character):04X}" for character in text[:4])
+        return f"{len(text)} characters, all of them blank: {shown}" if text else _NOTHING
     place = _surrogate(text) if rule == "TXT-002" else _control(text)
     return f"U+{ord(text[place]):04X} at character {place + 1}"

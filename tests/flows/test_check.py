@@ -69,7 +69,7 @@ def test_a_refused_row_ends_with_two_and_is_named_beside_the_totals(tmp_path):
     assert code == 2
     assert message.splitlines()[:2] == [
         'd.jsonl:2  field "response"  rule TXT-001 blank-text',
-        "  seen: 2 characters, all of them blank",
+        "  seen: 2 characters, all of them blank: U+200B U+0020",
     ]
     assert re.search(r"TXT-001 blank-text +refused +1", shown)
     page = Path(re.search(r"^Page: (.*)$", shown, re.MULTILINE)[1])

@@ -108,7 +108,7 @@ def test_one_bad_row_is_named_and_nothing_is_written_to_train_on(tmp_path):
         make(out, demonstrations={"source": write(tmp_path / "d.jsonl", rows)})
     assert str(caught.value).splitlines() == [
         'd.jsonl:42  field "response"  rule TXT-001 blank-text',
-        "  seen: 0 characters, all of them blank",
+        "  seen: nothing, or nothing but white space",
         "  why : nothing can be learnt from a blank text",
         "  mend: fill the text in or remove the row",
         "To train without these rows, set them aside: --set data.rules.TXT-001=set_aside",
