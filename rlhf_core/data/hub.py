@@ -49,8 +49,13 @@ def _find(name: str, settings: TableSettings, table: str) -> list[Source]:
     path = Path(name).expanduser()
     if path.is_dir():
         return _files_of_folder(path, settings, table)
-    if path.exists():
+    if path.is_file():
         return [local_file(path, path.name)]
+    if path.exists():
+        raise DataError(
+            f"data.{table}.source: {name} is neither a file nor a folder (rule DATA-002): "
+            "write its content into a file and name that."
+        )
     if name.endswith(DATA_SUFFIXES) or not _HUB_ID.fullmatch(name):
         seen = f"there is no such file or folder, and data.{table}.source names it"
         raise DataError(
@@ -72,13 +77,14 @@ def _files_of_folder(folder: Path, settings: TableSettings, table: str) -> list[
         files = builder.config.data_files or {}
     except Exception as error:
         raise DataError(
-            f"data.{table}.source: the folder {folder} cannot be used ({_short(error)}): it must "
-            "hold JSONL or Parquet files, as a data set on the hub does."
+            f"data.{table}.source: the folder {folder} cannot be used (rule DATA-001: "
+            f"{_short(error)}): it must hold JSONL or Parquet files, as a data set on the hub does."
         ) from error
     if settings.split not in files:
         raise DataError(
             f"data.{table}.split: {folder} has no split {settings.split!r}, but "
-            f"{', '.join(map(str, files)) or 'none at all'}."
+            f"{', '.join(map(str, files)) or 'none at all'}. Name one of them: "
+            f"`--set data.{table}.split=NAME`."
         )
     paths = [Path(path) for path in files[settings.split]]
     return [local_file(path, _name_within(folder, path)) for path in paths]
@@ -106,8 +112,16 @@ def _hub_rows(source: HubData, settings: TableSettings, table: str) -> Iterator[
         first = list(islice(rows, 1))
     except Exception as error:
         raise DataError(_unreachable(source, table, error)) from error
-    for number, fields in enumerate(chain(first, islice(rows, 1, None)), start=1):
-        yield RawRow(source.name, number, fields)
+    number = 0
+    try:
+        for number, fields in enumerate(chain(first, islice(rows, 1, None)), start=1):
+            yield RawRow(source.name, number, fields)
+    except Exception as error:
+        raise DataError(
+            f"{source.name}:{number + 1}: the row could not be had from the hub or its cache (rule "
+            f"DATA-003: {_short(error)}). Try again, or pass a local copy: "
+            f"`--set data.{table}.source=PATH`."
+        ) from error
 
 
 def _unreachable(source: HubData, table: str, error: Exception) -> str:

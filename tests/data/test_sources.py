@@ -1,5 +1,6 @@
 import gzip
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -185,3 +186,29 @@ def test_hub_rows_are_numbered_and_read_at_the_commit(monkeypatch):
         RawRow("somebody/some-data", 2, {"text": "two"}),
     ]
     assert (asked["name"], asked["revision"]) == ("somebody/some-data", "c0ffee")
+
+
+def test_hub_rows_that_stop_coming_are_told_by_their_number(monkeypatch):
+    def rows():
+        yield {"text": "one"}
+        yield {"text": "two"}
+        raise ConnectionError("reset by peer")
+
+    info = huggingface_hub.DatasetInfo(id="somebody/some-data", sha="c0ffee")
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda *_, **__: info)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: rows())
+    settings = TableSettings(source="somebody/some-data")
+    (source,) = find_sources(settings, "demonstrations")
+    with pytest.raises(DataError, match=r"somebody/some-data:3: .*DATA-003.*reset by peer"):
+        list(read_rows(source, settings, "demonstrations"))
+
+
+@pytest.mark.parametrize("kind", ["empty", "pipe"])
+def test_a_source_that_holds_nothing_to_read_is_refused_with_its_rule(tmp_path, kind):
+    path = tmp_path / kind
+    if kind == "empty":
+        path.mkdir()
+    else:
+        os.mkfifo(path)
+    with pytest.raises(DataError, match=r"rule DATA-00[12]"):
+        find_sources(TableSettings(source=str(path)), "prompts")
