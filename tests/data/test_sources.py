@@ -189,14 +189,15 @@ def test_hub_rows_are_numbered_and_read_at_the_commit(monkeypatch):
 
 
 def test_hub_rows_that_stop_coming_are_told_by_their_number(monkeypatch):
-    def rows():
-        yield {"text": "one"}
-        yield {"text": "two"}
-        raise ConnectionError("reset by peer")
+    class Rows:
+        def __iter__(self):
+            yield {"text": "one"}
+            yield {"text": "two"}
+            raise ConnectionError("reset by peer")
 
     info = huggingface_hub.DatasetInfo(id="somebody/some-data", sha="c0ffee")
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda *_, **__: info)
-    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: rows())
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: Rows())
     settings = TableSettings(source="somebody/some-data")
     (source,) = find_sources(settings, "demonstrations")
     with pytest.raises(DataError, match=r"somebody/some-data:3: .*DATA-003.*reset by peer"):
