@@ -38,7 +38,7 @@ _SCHEMAS: Mapping[str, pa.Schema] = {
     "text": pa.schema([("text", pa.string()), *_WHERE]),
 }
 
-_GROUP_BYTES = 32 * 2**20
+_GROUP_BYTES = 4 * 2**20
 """Of rows that are held until they become a row group."""
 
 _MAY_LACK = ("margin", "confidence")
@@ -88,7 +88,7 @@ class TableWriter:
     """Writes one table's Parquet file for one split, batch by batch.
 
     `folder` holds the file once the writer is closed, also when there were no rows. Tables of up to
-    32 MiB have one row group, whatever the batches.
+    4 MiB have one row group, whatever the batches.
     """
 
     def __init__(self, folder: Path, table: Table, split: str) -> None:

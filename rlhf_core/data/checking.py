@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rlhf_core.data.batches import RowBatch
 from rlhf_core.data.comparing import RowComparer
@@ -17,6 +16,7 @@ from rlhf_core.data.cutting import cut_prompt
 from rlhf_core.data.fault_log import FaultLog, Found, Tally, faults_in, settle
 from rlhf_core.data.numbered import NumberedFault
 from rlhf_core.data.reading import ReadBatch, TableReader
+from rlhf_core.data.row_sets import Flags, RowSet
 from rlhf_core.data.rows import Row
 from rlhf_core.data.rules import FILE_RULES, LENGTH_RULES, RULES, Action, Fault, render_faults
 from rlhf_core.data.schemas import TableName, check_batch
@@ -35,7 +35,7 @@ class RowsSeen(Protocol):
 class KeepsRows(Protocol):
     """Where rows go that no rule for a single row keeps from being used."""
 
-    def add(self, batch: RowBatch, kept: NDArray[np.bool_]) -> None: ...
+    def add(self, batch: RowBatch, kept: Flags) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +45,8 @@ class CheckedTable:
     table: TableName
     row_count: int
     tally: Tally
-    usable: NDArray[np.bool_]
-    """Which rows, by number, can be used."""
+    usable: RowSet
+    """The rows that can be used."""
 
     sources: list[dict[str, object]]
     refusals: list[str]
@@ -65,7 +65,7 @@ class CheckedTable:
         """Counts for the report."""
         return {
             "rows": self.row_count,
-            "usable": int(np.count_nonzero(self.usable)),
+            "usable": len(self.usable),
             "set_aside": self.tally.rows_aside,
             "prompts_cut": self.tally.prompts_cut,
             "faults_by_rule": dict(sorted(self.tally.counts.items())),
@@ -85,7 +85,7 @@ class TableCheck:
         self._actions = rule_actions(settings)
         self._log = FaultLog(scratch, table)
         self._aside_rows = AsideRows(scratch, table)
-        self._kept = bytearray()
+        self._kept = RowSet()
 
     def run(
         self,
@@ -117,7 +117,7 @@ class TableCheck:
         reader.places.remove()
         return self._settled(reader)
 
-    def _check(self, read: ReadBatch) -> tuple[RowBatch, NDArray[np.bool_]]:
+    def _check(self, read: ReadBatch) -> tuple[RowBatch, Flags]:
         """The batch, prompts cut where they had to be, and which of its rows may be used."""
         batch = read.rows
         for number, fault in read.faults:
@@ -136,18 +136,13 @@ class TableCheck:
         self._take(batch, kept, of_lengths, Found.LENGTH)
         for place in np.flatnonzero(~kept).tolist():
             self._aside_rows.add(int(batch.numbers[place]), batch.rows[place])
-        self._keep(batch.numbers[kept])
+        self._kept.add(batch.numbers[kept])
         return batch, kept
-
-    def _keep(self, numbers: NDArray[np.uint32]) -> None:
-        if len(numbers):
-            self._kept.extend(bytes(max(0, int(numbers[-1]) + 1 - len(self._kept))))
-            np.frombuffer(self._kept, dtype=np.bool_)[numbers] = True
 
     def _take(
         self,
         batch: RowBatch,
-        kept: NDArray[np.bool_],
+        kept: Flags,
         faults: Iterable[tuple[int, Fault]],
         found: Found,
     ) -> None:
@@ -190,23 +185,22 @@ class TableCheck:
 
     def _settled(self, reader: TableReader) -> CheckedTable:
         faults_path = self._scratch / f"{self._table}-faults.jsonl"
-        settled = settle(
-            self._log, reader.row_count, self._actions, faults_path, self._aside_rows.reasons
-        )
+        settled = settle(self._log, self._actions, faults_path, self._aside_rows.reasons)
         self._log.remove()
         closing = self._tokens.closing()
         for fault in closing:
             settled.tally.count(fault)
-        usable = ~settled.unusable
-        usable[: len(self._kept)] &= np.frombuffer(self._kept, dtype=np.bool_)
-        usable[len(self._kept) :] = False
+        usable = self._kept - settled.unusable
+        refusals = _refusals(
+            self._table, reader.row_count, len(usable), settled.tally, self._settings
+        )
         return CheckedTable(
             table=self._table,
             row_count=reader.row_count,
             tally=settled.tally,
             usable=usable,
             sources=reader.sources,
-            refusals=_refusals(self._table, usable, settled.tally, self._settings),
+            refusals=refusals,
             of_rows=faults_path,
             of_table=closing,
             aside_rows=self._aside_rows,
@@ -244,9 +238,9 @@ def refusal(tables: Sequence[CheckedTable], report_name: str) -> str | None:
 
 
 def _refusals(
-    table: TableName, usable: NDArray[np.bool_], tally: Tally, settings: DataSettings
+    table: TableName, row_count: int, usable: int, tally: Tally, settings: DataSettings
 ) -> list[str]:
-    row_count, actions = len(usable), rule_actions(settings)
+    actions = rule_actions(settings)
     messages = []
     refused, refused_counts = tally.of(rule for rule in actions if actions[rule] == "refuse")
     if refused:
@@ -273,7 +267,7 @@ def _refusals(
             "model.max_prompt_tokens or model.max_response_tokens, or accept it: "
             f"`--set data.max_too_long_share={_enough(over_budget, row_count)}`."
         )
-    elif not refused and not usable.any():
+    elif not refused and not usable:
         messages.append(
             f"data.{table}: no row is left (rule DATA-001): {row_count} were read, and all were "
             f"set aside ({_in_words(dict(sorted(tally.counts.items())))}). Mend the rows or raise "

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from rlhf_core.data.row_sets import RowSet
 from rlhf_core.data.rules import LENGTH_RULES, SHOWN_PER_RULE, Action, Fault
 from rlhf_core.data.spills import LineSpill
 
 _ROWS_PER_PART = 2**14
+
+_ADDED_AT_ONCE = 2**14
 
 _CUT = ""
 """In place of a rule: the row's prompt was cut to its budget."""
@@ -113,19 +115,18 @@ class Settled:
     """Which rows cannot be used, and what the faults come to."""
 
     tally: Tally
-    unusable: NDArray[np.bool_]
-    """Rows, by number, with a fault that is more than a warning."""
+    unusable: RowSet
+    """Rows with a fault that is more than a warning."""
 
 
-def settle(
-    log: FaultLog, row_count: int, actions: Mapping[str, Action], faults: Path, aside: Path
-) -> Settled:
+def settle(log: FaultLog, actions: Mapping[str, Action], faults: Path, aside: Path) -> Settled:
     """Each fault that stands is counted and a line of `faults`, each row set aside one of `aside`.
 
     A row that cannot be used for another reason is not told to be too long as well.
     """
     tally = Tally()
-    unusable = np.zeros(row_count + 1, dtype=np.bool_)  # a note at a file's end has no row
+    unusable = RowSet()
+    waiting: list[int] = []
     with (
         faults.open("w", encoding="utf-8", newline="\n") as faults_file,
         aside.open("w", encoding="utf-8", newline="\n") as aside_file,
@@ -142,13 +143,18 @@ def settle(
             tally.failed_rows += bool(standing)
             tally.faulty_rows += not aside_rules <= LENGTH_RULES
             tally.too_long_rows += any(fault.rule in LENGTH_RULES for fault in standing)
-            unusable[number] = any(actions[fault.rule] != "warn" for fault in standing)
+            if any(actions[fault.rule] != "warn" for fault in standing):
+                waiting.append(number)
+                if len(waiting) == _ADDED_AT_ONCE:
+                    unusable.add(np.array(waiting, dtype=np.uint32))
+                    waiting.clear()
             if aside_rules:
                 tally.rows_aside += 1
                 rules = sorted({fault.rule for fault in standing})
                 entry = [number, standing[0].file, standing[0].line, rules]
                 aside_file.write(json.dumps(entry) + "\n")
-    return Settled(tally, unusable[:row_count])
+    unusable.add(np.array(waiting, dtype=np.uint32))
+    return Settled(tally, unusable)
 
 
 def faults_in(path: Path) -> Iterator[Fault]:

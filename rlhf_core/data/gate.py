@@ -5,11 +5,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import numpy as np
-from numpy.typing import NDArray
-
 from rlhf_core.data.batches import RowBatch
 from rlhf_core.data.checking import CheckedTable, KeepsRows, RowsSeen, TableCheck
+from rlhf_core.data.row_sets import Flags
 from rlhf_core.data.schemas import TableName
 from rlhf_core.data.sides import Splitter
 from rlhf_core.data.staging import StagedRows
@@ -53,7 +51,7 @@ class _KeysOfTable:
         self._splitter = splitter
         self._table: TableName = table
 
-    def add(self, batch: RowBatch, kept: NDArray[np.bool_]) -> None:
+    def add(self, batch: RowBatch, kept: Flags) -> None:
         self._splitter.add(self._table, batch, kept)
 
 

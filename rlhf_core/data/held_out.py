@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rlhf_core.data.keys import Flags, Keys
+from rlhf_core.data.keys import Keys
+from rlhf_core.data.row_sets import Flags
 from rlhf_core.data.splits import FEW_KEYS, Salt, one_key_alone
 
 Members = Callable[[Keys], Mapping[str, Flags]]

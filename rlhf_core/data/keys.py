@@ -8,13 +8,10 @@ import xxhash
 from numpy.typing import NDArray
 
 from rlhf_core.data.repeats import grouped
+from rlhf_core.data.row_sets import Flags, RowSet
 from rlhf_core.data.schemas import TableName
 from rlhf_core.data.spills import Records, Spill, by_hash
 from rlhf_core.data.splits import Salt, position_bits
-
-Flags = NDArray[np.bool_]
-RowFlags = Mapping[TableName, Flags]
-"""Of each table, which rows by number."""
 
 _TABLES: tuple[TableName, ...] = ("demonstrations", "preferences", "prompts", "text")
 _RECORD = [
@@ -53,11 +50,11 @@ class Keys:
         found: NDArray[np.uint64] = np.maximum.reduceat(self._records[_FIELDS[salt]], self._starts)
         return found
 
-    def of_rows(self, table: TableName, flags: Flags) -> Flags:
-        """Which keys a row of the table has that `flags` says, by number."""
+    def of_rows(self, table: TableName, rows: RowSet) -> Flags:
+        """Which keys one of these rows of the table has."""
         mine = self._records["table"] == _TABLES.index(table)
         has = np.zeros(len(self), dtype=np.bool_)
-        has[self._key[mine][flags[self._records["number"][mine]]]] = True
+        has[self._key[mine][rows.has(self._records["number"][mine])]] = True
         return has
 
     def rows_of(self, table: TableName, chosen: Flags) -> NDArray[np.uint32]:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlhf_core.data.batches import Hashes
+from rlhf_core.data.row_sets import RowSet
 from rlhf_core.data.spills import Records, Spill, by_hash
 
 _RECORD = [("high", "<u8"), ("low", "<u8"), ("number", "<u4")]
@@ -33,10 +34,10 @@ class RepeatFinder:
         records["number"] = numbers
         self._spill.add(records)
 
-    def repeats(self, without: NDArray[np.bool_] | None = None) -> Iterator[Repeats]:
-        """Part by part; rows that `without` says, by number, count as absent."""
+    def repeats(self, among: RowSet | None = None) -> Iterator[Repeats]:
+        """Part by part; where `among` is given, other rows count as absent."""
         for part in self._spill.parts():
-            records = part if without is None else part[~without[part["number"]]]
+            records = part if among is None else part[among.has(part["number"])]
             records, group = grouped(records)
             if not len(records):
                 continue

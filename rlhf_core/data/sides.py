@@ -3,21 +3,21 @@
 from array import array
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import xxhash
-from numpy.typing import NDArray
 
 from rlhf_core.data.batches import RowBatch, hashes_of, mixed
 from rlhf_core.data.held_out import HeldOut, held_out
-from rlhf_core.data.keys import Flags, Keys, KeySpill
+from rlhf_core.data.keys import Keys, KeySpill
 from rlhf_core.data.repeats import RepeatFinder
+from rlhf_core.data.row_sets import Flags, Numbers, RowSet
 from rlhf_core.data.schemas import TableName
+from rlhf_core.data.spills import Records, Spill, by_number
 from rlhf_core.data.splits import Salt
 from rlhf_core.data.staging import StagedRows
 from rlhf_core.settings.data import DataSettings
@@ -30,25 +30,51 @@ SPLITS: Mapping[TableName, tuple[str, str]] = {
 }
 
 
-Places = NDArray[np.uint32]
+_Members = Mapping[str, tuple[TableName, RowSet]]
+"""What is split: rows of a table that was read."""
+
+_Splits = dict[str, tuple[TableName, RowSet]]
+
+_MOVE = [("number", "<u4"), ("place", "<u4")]
+
+
+class Moves:
+    """Rows that stand at the place of a later row of their table."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.rows = RowSet()
+        self._spill = Spill(folder, name, _MOVE, by_number)
+
+    def add(self, numbers: Numbers, places: Numbers) -> None:
+        """These rows stand there, or at the latest place that is named."""
+        records = np.empty(len(numbers), dtype=_MOVE)
+        records["number"], records["place"] = numbers, places
+        self.rows.add(numbers)
+        self._spill.add(records)
+
+    def parts(self) -> Iterator[Records]:
+        """The numbers in ascending order, each with its place."""
+        for part in self._spill.parts():
+            ordered = part[np.lexsort((part["place"], part["number"]))]
+            is_last = np.append(ordered["number"][1:] != ordered["number"][:-1], True)
+            yield ordered[is_last]
+
+    def remove(self) -> None:
+        """Free the disk."""
+        self._spill.remove()
 
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One split of a table: rows of a table that was read, by number."""
+    """One split of a table: rows of a table that was read."""
 
     origin: TableName
-    rows: Flags
+    rows: RowSet
     keys: int
     """Distinct keys of the rows."""
 
-    places: Places | None = None
-    """By a row's number the number of the row at whose place it stands; its own where None."""
-
-    @property
-    def row_count(self) -> int:
-        """How many rows stand on this side."""
-        return int(np.count_nonzero(self.rows))
+    moves: Moves | None = None
+    """Rows that do not stand at their own place."""
 
 
 @dataclass(slots=True)
@@ -81,6 +107,10 @@ class Splitter:
         self._keys = KeySpill(folder, _salts(given))
         self._prompts = RepeatFinder(folder, "distinct-prompts")
         self._best = RepeatFinder(folder, "distinct-best")
+        self._moves: dict[TableName, Moves] = {
+            "prompts": Moves(folder, "moved-prompts"),
+            "demonstrations": Moves(folder, "moved-best"),
+        }
 
     def add(self, table: TableName, batch: RowBatch, kept: Flags) -> None:
         """Some rows of one table, of which those that `kept` says may be used."""
@@ -96,157 +126,144 @@ class Splitter:
             self._best.add(numbers, mixed(mixed(batch.prompt_hashes[kept]) + best))
 
     def sides(
-        self, usable: Mapping[TableName, Flags], staged: Mapping[TableName, StagedRows]
+        self, usable: Mapping[TableName, RowSet], staged: Mapping[TableName, StagedRows]
     ) -> Sides:
-        """The side of each row that is usable, by number."""
+        """The side of each row that is usable."""
         sides = Sides()
-        rows = {table: usable.get(table, np.zeros(0, dtype=np.bool_)) for table in SPLITS}
+        rows = {table: usable.get(table, RowSet()) for table in SPLITS}
         demonstrations, preferences, text = (
             rows[table] for table in ("demonstrations", "preferences", "text")
         )
         origin = self._prompts_of
-        prompts, prompt_places = _firsts(self._prompts, rows[origin])
+        prompts = _firsts(self._prompts, rows[origin], self._moves["prompts"])
         evaluation = self._held_out(sides, {"prompts": (origin, prompts)}, "evaluation", rows)
-        seen_demonstrations = demonstrations & ~evaluation["demonstrations"]
-        seen_preferences = preferences & ~evaluation["preferences"]
+        seen_demonstrations = demonstrations - evaluation["demonstrations"]
+        seen_preferences = preferences - evaluation["preferences"]
         seen: _Members = {
             "demonstrations": ("demonstrations", seen_demonstrations),
             "preferences": ("preferences", seen_preferences),
         }
         validation = self._held_out(sides, seen, "validation", rows)
-        on: dict[TableName, dict[str, tuple[TableName, Flags]]] = {}
-        best_places: Places | None = None
+        on: dict[TableName, _Splits] = {}
         on["preferences"] = _split("preferences", seen_preferences, validation["preferences"])
         if "demonstrations" in self._given:
             on["demonstrations"] = _split(
                 "demonstrations", seen_demonstrations, validation["demonstrations"]
             )
         else:
-            best, best_places = _firsts(self._best, on["preferences"]["train"][1])
+            trained = on["preferences"]["train"][1]
+            best = _firsts(self._best, trained, self._moves["demonstrations"])
             of: _Members = {"demonstrations": ("preferences", best)}
             kept = self._held_out(sides, of, "sft-validation", rows)
             on["demonstrations"] = _split("preferences", best, kept["preferences"])
         on["prompts"] = {
-            "train": (origin, prompts & ~evaluation[origin] & ~validation[origin]),
+            "train": (origin, prompts - evaluation[origin] - validation[origin]),
             "evaluation": (origin, prompts & evaluation[origin]),
         }
         apart = text
-        if text.any():
-            begun = _PromptsAsked(staged.get(origin), on["prompts"]["evaluation"][1])
-            apart = text & ~begun.by(staged["text"], len(text))
+        if len(text):
+            asked = _PromptsAsked(staged.get(origin), on["prompts"]["evaluation"][1])
+            apart = text - asked.begin(staged["text"])
         kept = self._held_out(sides, {"text": ("text", apart)}, "text-validation", rows)
         on["text"] = _split("text", apart, kept["text"])
-        kept_prompts = sum(np.count_nonzero(flags) for _, flags in on["prompts"].values())
         sides.removed = {
-            "demonstrations": int(np.count_nonzero(demonstrations & ~seen_demonstrations)),
-            "preferences": int(np.count_nonzero(preferences & ~seen_preferences)),
-            "prompts": int(np.count_nonzero(prompts) - kept_prompts),
-            "text": int(np.count_nonzero(text & ~apart)),
+            "demonstrations": len(demonstrations - seen_demonstrations),
+            "preferences": len(preferences - seen_preferences),
+            "prompts": len(prompts) - sum(len(some) for _, some in on["prompts"].values()),
+            "text": len(text - apart),
         }
-        sides.tables = self._counted(on, {"prompts": prompt_places, "demonstrations": best_places})
+        sides.tables = self._counted(on)
         return sides
 
     def remove(self) -> None:
         """Free the disk."""
-        for spill in (self._keys, self._prompts, self._best):
-            spill.remove()
+        self._keys.remove()
+        self._prompts.remove()
+        self._best.remove()
+        for moves in self._moves.values():
+            moves.remove()
 
     def _held_out(
-        self, sides: Sides, of: "_Members", salt: Salt, rows: Mapping[TableName, Flags]
-    ) -> dict[TableName, Flags]:
+        self, sides: Sides, of: _Members, salt: Salt, rows: Mapping[TableName, RowSet]
+    ) -> dict[TableName, RowSet]:
         """Of each table, which rows have a key that is held out of the named ones."""
 
         def members(keys: Keys) -> dict[str, Flags]:
-            return {name: keys.of_rows(origin, flags) for name, (origin, flags) in of.items()}
+            return {name: keys.of_rows(origin, some) for name, (origin, some) in of.items()}
 
         settings = self._settings
         share = settings.evaluation_share if salt == "evaluation" else settings.validation_share
         split_by = "text" if salt == "text-validation" else settings.split_by
         rule = held_out(self._keys.parts, members, share, salt=salt, split_by=split_by)
-        found = {table: np.zeros(len(flags), dtype=np.bool_) for table, flags in rows.items()}
+        found = {table: RowSet() for table in rows}
         if rule.counts:
             sides.rules.append(rule)
             for keys in self._keys.parts():
                 chosen = rule.among(keys, members(keys))
-                for table, flags in found.items():
-                    flags[keys.rows_of(table, chosen)] = True
+                for table, some in found.items():
+                    some.add(keys.rows_of(table, chosen))
         return found
 
-    def _counted(
-        self,
-        sides: Mapping[TableName, Mapping[str, tuple[TableName, Flags]]],
-        places: Mapping[TableName, Places | None],
-    ) -> dict[TableName, dict[str, Side]]:
+    def _counted(self, on: Mapping[TableName, _Splits]) -> dict[TableName, dict[str, Side]]:
         counts: Counter[tuple[TableName, str]] = Counter()
         for keys in self._keys.parts():
-            for table, splits in sides.items():
-                for split, (origin, flags) in splits.items():
-                    counts[table, split] += int(np.count_nonzero(keys.of_rows(origin, flags)))
-        return {
-            table: {
-                split: Side(origin, flags, counts[table, split], places.get(table))
-                for split, (origin, flags) in splits.items()
+            for table, splits in on.items():
+                for split, (origin, rows) in splits.items():
+                    counts[table, split] += int(np.count_nonzero(keys.of_rows(origin, rows)))
+        found: dict[TableName, dict[str, Side]] = {}
+        for table, splits in on.items():
+            moves = self._moves.get(table)
+            moved = moves if moves is not None and len(moves.rows) else None
+            found[table] = {
+                split: Side(origin, rows, counts[table, split], moved)
+                for split, (origin, rows) in splits.items()
             }
-            for table, splits in sides.items()
-        }
-
-
-_Members = Mapping[str, tuple[TableName, Flags]]
-"""What is split: rows of a table that was read, by number."""
+        return found
 
 
 class _PromptsAsked:
     """Some prompts, by their hashes, to tell texts that begin with one of them."""
 
-    def __init__(self, staged: StagedRows | None, chosen: Flags) -> None:
+    def __init__(self, staged: StagedRows | None, chosen: RowSet) -> None:
         lengths: set[int] = set()
         hashes = array("Q")
         for batch in () if staged is None else staged.batches(("number", "prompt")):
             numbers = batch.column("number").to_numpy()
-            for prompt in batch.column("prompt").filter(pa.array(chosen[numbers])).to_pylist():
+            for prompt in batch.column("prompt").filter(pa.array(chosen.has(numbers))).to_pylist():
                 lengths.add(len(prompt))
                 hashes.append(_hash(prompt))
         self._lengths = sorted(lengths)
         self._hashes = np.unique(np.frombuffer(hashes, dtype=np.uint64))
 
-    def by(self, staged: StagedRows, row_count: int) -> Flags:
-        """Which texts, by number, begin with one of the prompts."""
-        found = np.zeros(row_count, dtype=np.bool_)
+    def begin(self, staged: StagedRows) -> RowSet:
+        """The texts that begin with one of the prompts."""
+        found = RowSet()
         for batch in staged.batches(("number", "prompt")) if len(self._hashes) else ():
-            numbers = batch.column("number").to_numpy()
-            for number, text in zip(numbers, batch.column("prompt").to_pylist(), strict=True):
-                lengths = self._lengths[: bisect_right(self._lengths, len(text))]
-                hashes = [_hash(text[:length]) for length in lengths]
-                found[number] = np.isin(np.array(hashes, dtype=np.uint64), self._hashes).any()
+            texts = batch.column("prompt").to_pylist()
+            found.add(batch.column("number").to_numpy()[[self._begins(text) for text in texts]])
         return found
+
+    def _begins(self, text: str) -> bool:
+        lengths = self._lengths[: bisect_right(self._lengths, len(text))]
+        hashes = np.array([_hash(text[:length]) for length in lengths], dtype=np.uint64)
+        return bool(np.isin(hashes, self._hashes).any())
 
 
 def _hash(text: str) -> int:
     return xxhash.xxh3_64_intdigest(text.encode())
 
 
-class _Firsts(NamedTuple):
-    rows: Flags
-    """Those of the rows of whose hash none stands before."""
-
-    places: Places | None
-    """Each stands where its hash stands last; None where none comes back."""
-
-
-def _firsts(finder: RepeatFinder, rows: Flags) -> _Firsts:
-    firsts = rows.copy()
-    places: Places | None = None
-    for repeats in finder.repeats(without=~rows):
-        if len(repeats.number):
-            firsts[repeats.number] = False
-            if places is None:
-                places = np.arange(len(rows), dtype=np.uint32)
-            np.maximum.at(places, repeats.first, repeats.number)
-    return _Firsts(firsts, places)
+def _firsts(finder: RepeatFinder, rows: RowSet, moves: Moves) -> RowSet:
+    """Those of the rows of whose hash none stands before; each moves to where it stands last."""
+    later = RowSet()
+    for repeats in finder.repeats(among=rows):
+        later.add(repeats.number)
+        moves.add(repeats.first, repeats.number)
+    return rows - later
 
 
-def _split(origin: TableName, rows: Flags, held_out: Flags) -> dict[str, tuple[TableName, Flags]]:
-    return {"train": (origin, rows & ~held_out), "validation": (origin, rows & held_out)}
+def _split(origin: TableName, rows: RowSet, held_out: RowSet) -> _Splits:
+    return {"train": (origin, rows - held_out), "validation": (origin, rows & held_out)}
 
 
 def _salts(given: Sequence[TableName]) -> Mapping[TableName, tuple[Salt, ...]]:
@@ -265,7 +282,7 @@ def side_facts(sides: Sides) -> dict[str, object]:
     """Rows and keys of each side, and how they were placed, for the report."""
     placed: dict[str, object] = {
         table: {
-            split: {"rows": side.row_count, "keys": side.keys} for split, side in splits.items()
+            split: {"rows": len(side.rows), "keys": side.keys} for split, side in splits.items()
         }
         for table, splits in sides.tables.items()
     }

@@ -3,6 +3,8 @@
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rlhf_core.data.length_baseline import longer_wins
+from rlhf_core.data.row_sets import RowSet
 from rlhf_core.data.schemas import TableName
-from rlhf_core.data.sides import Side, Sides
+from rlhf_core.data.sides import Moves, Side, Sides
 from rlhf_core.data.spills import LineSpill
 from rlhf_core.data.staging import StagedRows
 from rlhf_core.tables import TableWriter
@@ -31,57 +34,75 @@ def write_sides(
 ) -> dict[str, float]:
     """`folder` holds the table of every side; gives mean lengths and the length-only baseline."""
     measured = _Measured()
-    for table, splits in sides.tables.items():
-        for split, side in splits.items():
-            with TableWriter(folder, table, split) as writer:
-                for rows in rows_of(side, staged, writer.schema, scratch):
-                    writer.add(rows)
-                    measured.add(table, split, rows)
+    with ExitStack() as stack:
+        outputs: dict[TableName, list[_Output]] = {}
+        for table, splits in sides.tables.items():
+            for split, side in splits.items():
+                writer = stack.enter_context(TableWriter(folder, table, split))
+                output = _Output(table, split, side, writer, measured)
+                outputs.setdefault(side.origin, []).append(output)
+        for origin, rows in staged.items():
+            _write(rows, outputs.get(origin, []), scratch)
     return measured.metrics()
 
 
-def rows_of(
-    side: Side, staged: Mapping[TableName, StagedRows], schema: pa.Schema, scratch: Path
-) -> Iterator[pa.Table]:
-    """The rows of one side under the schema of its table, batch by batch."""
-    if side.origin not in staged or not side.rows.any():
-        return
-    origin = staged[side.origin]
-    rows = _chosen(origin, side) if side.places is None else _moved(origin, side, scratch)
-    for batch in rows:
-        columns = [_column(batch, name) for name in schema.names]
-        yield pa.Table.from_arrays(columns, schema=schema)
+@dataclass(frozen=True, slots=True)
+class _Output:
+    table: TableName
+    split: str
+    side: Side
+    writer: TableWriter
+    measured: "_Measured"
+
+    def add(self, rows: pa.RecordBatch) -> None:
+        """The next rows of this side, as they were staged."""
+        schema = self.writer.schema
+        columns = [_column(rows, name) for name in schema.names]
+        written = pa.Table.from_arrays(columns, schema=schema)
+        self.writer.add(written)
+        self.measured.add(self.table, self.split, written)
 
 
-def _chosen(origin: StagedRows, side: Side) -> Iterator[pa.RecordBatch]:
-    for batch in origin.batches():
-        chosen = side.rows[batch.column("number").to_numpy()]
-        if chosen.any():
-            yield batch.filter(pa.array(chosen))
-
-
-def _moved(origin: StagedRows, side: Side, scratch: Path) -> Iterator[pa.RecordBatch]:
-    """The rows of a side in the order of their places; those of another place wait on disk."""
-    places = np.arange(0, dtype=np.uint32) if side.places is None else side.places
-    waiting = LineSpill(scratch, "moved")
-    for batch in _chosen(origin, side):
+def _write(rows: StagedRows, outputs: list[_Output], scratch: Path) -> None:
+    in_order = [output for output in outputs if output.side.moves is None]
+    for batch in rows.batches():
         numbers = batch.column("number").to_numpy()
-        for row in batch.filter(pa.array(places[numbers] != numbers)).to_pylist():
-            place = int(places[row["number"]])
-            waiting.add(place // _ROWS_PER_PART, json.dumps([place, row]))
+        for output in in_order:
+            chosen = output.side.rows.has(numbers)
+            if chosen.any():
+                output.add(batch.filter(pa.array(chosen)))
+    for output in outputs:
+        if output.side.moves is not None:
+            for batch in _in_their_places(rows, output.side.rows, output.side.moves, scratch):
+                output.add(batch)
+
+
+def _in_their_places(
+    rows: StagedRows, chosen: RowSet, moves: Moves, scratch: Path
+) -> Iterator[pa.RecordBatch]:
+    """The chosen rows in the order of their places; those that move wait on disk."""
+    waiting = LineSpill(scratch, "moved")
+    for part in moves.parts():
+        moved = part[chosen.has(part["number"])]
+        places = dict(zip(moved["number"].tolist(), moved["place"].tolist(), strict=True))
+        for batch in rows.rows_at(moved["number"].astype(np.int64)):
+            for row in batch.to_pylist():
+                place = places[row["number"]]
+                waiting.add(place // _ROWS_PER_PART, json.dumps([place, row]))
+    unmoved = chosen - moves.rows
     held: list[tuple[int, dict[str, object]]] = []
     parts = waiting.parts()
-    for batch in origin.batches():
+    for batch in rows.batches():
         numbers = batch.column("number").to_numpy()
         end = int(numbers[-1]) + 1
         while parts and parts[0] * _ROWS_PER_PART < end:
             held += map(json.loads, waiting.lines(parts.pop(0)))
-        chosen = side.rows[numbers] & (places[numbers] == numbers)
+        stays = unmoved.has(numbers)
         here = [(place, row) for place, row in held if place < end]
         held = [(place, row) for place, row in held if place >= end]
-        own = batch.filter(pa.array(chosen))
+        own = batch.filter(pa.array(stays))
         there = pa.RecordBatch.from_pylist([row for _, row in here], schema=own.schema)
-        order = np.argsort([*numbers[chosen].tolist(), *(place for place, _ in here)])
+        order = np.argsort([*numbers[stays].tolist(), *(place for place, _ in here)])
         yield pa.concat_batches([own, there]).take(pa.array(order, type=pa.int64()))
     waiting.remove()
 

@@ -147,7 +147,7 @@ def _fault(table: str, fault: Fault) -> dict[str, object]:
 def _metrics(sides: Sides, checked: Sequence[CheckedTable]) -> dict[str, float]:
     """Rows of each table and split, rows set aside, and rows that are too long."""
     metrics: dict[str, float] = {
-        f"{table}_{split}": side.row_count
+        f"{table}_{split}": len(side.rows)
         for table, splits in sides.tables.items()
         for split, side in splits.items()
     }

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from rlhf_core.data.batches import RowBatch
 from rlhf_core.data.length_baseline import longer_wins_accuracy
+from rlhf_core.data.row_sets import RowSet
 from rlhf_core.data.rows import Row
 from rlhf_core.data.sides import Splitter
 from rlhf_core.data.splits import held_out_keys
@@ -84,14 +85,14 @@ def placed(tables: dict[str, list[Row]], scratch: Path, chosen: DataSettings | N
             splitter.add(table, batch, kept)
             staged[table].add(batch, kept)
         staged[table].close()
-    usable = {table: np.ones(len(of_table), dtype=bool) for table, of_table in tables.items()}
+    usable = {table: RowSet.first(len(of_table)) for table, of_table in tables.items()}
     found = splitter.sides(usable, staged)
     sides = {
         table: {
             split: [
                 row
-                for row, here in zip(tables.get(side.origin, []), side.rows, strict=True)
-                if here
+                for number, row in enumerate(tables.get(side.origin, []))
+                if side.rows.has(np.array([number], dtype=np.uint32))[0]
             ]
             for split, side in splits.items()
         }
