@@ -2,9 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,15 @@ from rlhf_core.errors import ModelError
 from rlhf_core.settings.model import ModelSettings
 
 TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
+NAMES, TEMPLATE, CONFIG = "special_tokens_map.json", "chat_template.jinja", "config.json"
+READ = [TOKENIZER, TOKENIZER_CONFIG, NAMES, TEMPLATE, CONFIG]
+"""The files of a model that are read here."""
 
 PADDING = "<|pad|>"
 """The padding token of a tokenizer that has none of its own."""
 
 _WITHOUT_DEFAULTS = ("PreTrainedTokenizerFast", "TokenizersBackend")
 """Classes of transformers' that have no special tokens but those that the files name."""
-
-_Open = Callable[[str], Path | None]
 
 
 @dataclass(frozen=True)
@@ -50,22 +50,19 @@ class BaseTokenizer:
 def read_base_tokenizer(model: ModelSettings) -> BaseTokenizer:
     """Read the files of `model.base`; ModelError where they hold no tokenizer to train with."""
     assert model.base is not None, "a model made from nothing has no tokenizer to read"
-    folder = Path(model.base).expanduser()
-    opened: _Open = partial(_local, folder)
-    if not folder.is_dir():
-        opened = partial(_on_the_hub, model.base, model.revision)
-    path = opened(TOKENIZER)
-    if path is None:
+    folder = _folder(model.base, model.revision)
+    path = folder / TOKENIZER
+    if not path.is_file():
         raise ModelError(
-            f"model.base: {folder} holds no {TOKENIZER}: load its tokenizer with transformers and "
-            "save it into the folder again, which writes one."
+            f"model.base: {model.base} holds no {TOKENIZER}: load its tokenizer with transformers "
+            "and save it into the folder again, which writes one."
         )
     content = path.read_bytes()
     tokenizer = Tokenizer.from_buffer(content)
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    settings = _json(opened(TOKENIZER_CONFIG))
-    named = _named(_json(opened("special_tokens_map.json"))) | _named(settings)
+    settings = _json(folder / TOKENIZER_CONFIG)
+    named = _named(_json(folder / NAMES)) | _named(settings)
     if "eos_token" not in named and settings.get("tokenizer_class") in _WITHOUT_DEFAULTS:
         raise ModelError(
             f"The tokenizer of {model.base} has no end-of-sequence token, so a response could "
@@ -80,40 +77,32 @@ def read_base_tokenizer(model: ModelSettings) -> BaseTokenizer:
     return BaseTokenizer(
         tokenizer=tokenizer,
         named=named,
-        chat_template=_template(settings, opened("chat_template.jinja")),
-        context=_context(_json(opened("config.json"))),
+        chat_template=_template(settings, folder / TEMPLATE),
+        context=_context(_json(folder / CONFIG)),
         sha256=hashlib.sha256(content).hexdigest(),
     )
 
 
-def _local(folder: Path, name: str) -> Path | None:
-    return folder / name if (folder / name).is_file() else None
-
-
-def _on_the_hub(base: str, revision: str | None, name: str) -> Path | None:
+def _folder(base: str, revision: str | None) -> Path:
+    """The folder itself, or one with the files of a hub id that are read here."""
+    folder = Path(base).expanduser()
+    if folder.is_dir():
+        return folder
     import huggingface_hub
     from huggingface_hub import errors
 
     try:
-        return Path(huggingface_hub.hf_hub_download(base, name, revision=revision))
-    except errors.EntryNotFoundError:
-        if name != TOKENIZER:
-            return None
-        raise ModelError(
-            f"model.base: {base} holds no {name}: take a revision or a model that does."
-        ) from None
+        return Path(huggingface_hub.snapshot_download(base, revision=revision, allow_patterns=READ))
     except (errors.HTTPError, OSError, ValueError) as error:  # type: ignore[attr-defined]
-        if name != TOKENIZER:
-            return None
         raise ModelError(
-            f"model.base: {base} is no local folder, and its {name} could not be had from the hub "
-            f"({type(error).__name__}). Pass a folder: `--set model.base=PATH`."
+            f"model.base: {base} is no local folder, and its {TOKENIZER} could not be had from the "
+            f"hub ({type(error).__name__}). Pass a folder: `--set model.base=PATH`."
         ) from error
 
 
-def _json(path: Path | None) -> dict[str, Any]:
+def _json(path: Path) -> dict[str, Any]:
     """The object in the file; an empty one where there is no such file."""
-    if path is None:
+    if not path.is_file():
         return {}
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -162,8 +151,8 @@ def _added(settings: Mapping[str, Any]) -> Iterator[AddedToken]:
             )
 
 
-def _template(settings: Mapping[str, Any], beside: Path | None) -> str | None:
-    if beside is not None:
+def _template(settings: Mapping[str, Any], beside: Path) -> str | None:
+    if beside.is_file():
         return beside.read_text(encoding="utf-8")
     template = settings.get("chat_template")
     if isinstance(template, list):  # of several, each with its name

@@ -1,6 +1,7 @@
 """Rows that spell a control token are refused with their place, or kept as plain characters."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -205,3 +206,21 @@ def test_a_tokenizer_that_surely_has_no_end_is_refused(tmp_path, base):
         read_base_tokenizer(model(tmp_path))
     config.write_text(json.dumps({"tokenizer_class": "GPT2Tokenizer"}))  # which has one by itself
     assert read_base_tokenizer(model(tmp_path)).end is None
+
+
+def test_a_hub_id_is_read_from_the_cache_where_the_hub_is_out_of_reach(tmp_path, base, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ModelError, match=r"could not be had from the hub"):
+        read_base_tokenizer(ModelSettings(base="somebody/model"))
+
+    commit = "0" * 40
+    kept = tmp_path / "models--somebody--model"
+    (kept / "refs").mkdir(parents=True)
+    (kept / "refs" / "main").write_text(commit)
+    shutil.copytree(base, kept / "snapshots" / commit)
+    read = read_base_tokenizer(ModelSettings(base="somebody/model"))
+    assert (read.end, read.context) == ("</s>", 400)
+    (kept / "snapshots" / commit / "tokenizer.json").unlink()
+    with pytest.raises(ModelError, match=r"somebody/model holds no tokenizer.json"):
+        read_base_tokenizer(ModelSettings(base="somebody/model"))
