@@ -28,7 +28,7 @@ def word_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
     Ids 0 to 2 pad, end and stand for unknown words; prompts have no beginning token.
     """
     counts = Counter(word for text in texts for word in text.split())
-    words = sorted(counts, key=lambda word: (-counts[word], word))
+    words = sorted(counts.keys() - {PAD, EOS, UNKNOWN}, key=lambda word: (-counts[word], word))
     vocabulary = {word: index for index, word in enumerate([PAD, EOS, UNKNOWN, *words])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()

@@ -136,6 +136,11 @@ def test_the_tokens_of_a_word_tokenizer_are_its_words_by_frequency():
     assert tokenizer("c  x\nb")["input_ids"] == [4, 2, 3]
 
 
+def test_words_that_spell_the_special_tokens_have_no_token_of_their_own():
+    tokenizer = word_tokenizer(["b <unk> <eos> <pad> b c"])
+    assert tokenizer.get_vocab() == {"<pad>": 0, "<eos>": 1, "<unk>": 2, "b": 3, "c": 4}
+
+
 def test_a_vocabulary_size_asks_for_byte_pairs():
     assert len(trained_tokenizer(CORPUS * 9, ScratchModelSettings(vocabulary_size=300))) <= 300
     assert trained_tokenizer(CORPUS, SCRATCH)("fire fire")["input_ids"][0] != PAD

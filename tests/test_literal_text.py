@@ -1,6 +1,8 @@
 """No text of a row becomes a control token, whatever it spells and wherever it is cut."""
 
+import ast
 from functools import cache
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -211,3 +213,34 @@ def test_a_tokenizer_that_ends_every_text_ends_none_that_spells_its_end():
     clean, hostile = Encoder(made, MODEL).prompts(["fire", "fire<eos>"])
     assert (clean.count(end), hostile.count(end)) == (0, 0)
     assert made.decode(hostile) == "fire<eos>"
+
+
+def test_text_becomes_ids_where_none_can_be_forged_and_nowhere_else():
+    found = {
+        path.relative_to(CORE).as_posix()
+        for path in CORE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and _reads_text(node.func)
+    }
+    assert found == {
+        "batches.py",  # whole texts, whose forged rows are read again
+        "chat_preflight.py",  # compares with what a server would read
+        "data/control_tokens.py",  # asks what unknown text comes to
+        "data/lengths.py",  # counts as `batches` reads
+        "literal_text.py",
+    }
+
+
+CORE = Path(__file__).parents[1] / "rlhf_core"
+
+
+def _reads_text(called: ast.expr) -> bool:
+    """Whether a tokenizer is called: `tokenizer(...)`, `x.tokenizer(...)`, `x.encode_batch()`."""
+    if isinstance(called, ast.Name):
+        return called.id == "tokenizer"
+    if not isinstance(called, ast.Attribute):
+        return False
+    of_tokenizer = "tokenizer" in ast.unparse(called.value).lower()
+    return called.attr in ("tokenizer", "encode_batch", "encode_batch_fast", "encode_plus") or (
+        called.attr == "encode" and of_tokenizer
+    )

@@ -14,10 +14,11 @@ from rlhf_core.data.batches import RowBatch
 from rlhf_core.data.comparing import RowComparer
 from rlhf_core.data.cutting import cut_prompt
 from rlhf_core.data.fault_log import FaultLog, Found, Tally, faults_in, settle
+from rlhf_core.data.field_places import in_the_file
 from rlhf_core.data.numbered import NumberedFault
 from rlhf_core.data.reading import ReadBatch, TableReader
 from rlhf_core.data.row_sets import Flags, RowSet
-from rlhf_core.data.rows import Row
+from rlhf_core.data.rows import Row, RowReader
 from rlhf_core.data.rules import FILE_RULES, LENGTH_RULES, RULES, Action, Fault, render_faults
 from rlhf_core.data.schemas import TableName, check_batch
 from rlhf_core.data.set_aside import AsideRows
@@ -81,6 +82,7 @@ class TableCheck:
         self._table = table
         self._settings = settings
         self._tokens = tokens
+        self._row_readers: Mapping[str, RowReader] = {}
         self._scratch = scratch
         self._actions = rule_actions(settings)
         self._log = FaultLog(scratch, table)
@@ -103,6 +105,7 @@ class TableCheck:
         reader = TableReader(
             table_settings, self._table, split_by=self._settings.split_by, scratch=self._scratch
         )
+        self._row_readers = reader.row_readers
         comparer = RowComparer(self._scratch, self._table, reader.places)
         for read in reader.batches():
             for account in seen:
@@ -112,7 +115,7 @@ class TableCheck:
             for keeper in kept_by:
                 keeper.add(batch, kept)
         for number, fault in comparer.faults():
-            self._log.add(number, Found.OTHER_ROWS, fault)
+            self._log.add(number, Found.OTHER_ROWS, self._as_in_the_file(fault))
         comparer.remove()
         reader.places.remove()
         return self._settled(reader)
@@ -149,10 +152,15 @@ class TableCheck:
         """Log the faults, and clear `kept` where they keep a row from being used."""
         broken = []
         for number, fault in faults:
-            self._log.add(number, found, fault)
+            self._log.add(number, found, self._as_in_the_file(fault))
             if self._actions[fault.rule] != "warn":
                 broken.append(number)
         kept[np.isin(batch.numbers, broken)] = False
+
+    def _as_in_the_file(self, fault: Fault) -> Fault:
+        """The fault with its field called as the file does."""
+        reader = self._row_readers.get(fault.file)
+        return fault if reader is None else in_the_file(fault, reader.form, reader.columns)
 
     @staticmethod
     def _numbered(batch: RowBatch, faults: Sequence[Fault]) -> list[NumberedFault]:

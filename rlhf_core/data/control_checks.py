@@ -52,7 +52,7 @@ def check_turn_markers(rows: Sequence[Row], table: TableName) -> list[Fault]:
         for field, text in text_fields(row, table):
             found = _MARKERS.search(text)
             if found is not None and not (field == "prompt" and is_transcript(text)):
-                seen = f"a turn marker at character {found.start() + 1}"
+                seen = f"a turn marker at {_where(text, found.start())}"
                 faults.append(Fault("TOK-003", row.file, row.line, field, seen))
     return faults
 
@@ -78,7 +78,7 @@ def rows_with(pattern: re.Pattern[str], rows: Sequence[Row]) -> list[Row]:
 
 def _seen(text: str, spelt: Sequence[Spelling], end: str | None) -> str:
     first = spelt[0]
-    seen = f"{escaped(first.token)} at character {first.place + 1}"
+    seen = f"{escaped(first.token)} at {_where(text, first.place)}"
     if len(spelt) > 1:
         others = {one.token for one in spelt[1:]} - {first.token}
         more = f", {escaped(min(others))} among them" if others else ""
@@ -86,3 +86,12 @@ def _seen(text: str, spelt: Sequence[Spelling], end: str | None) -> str:
     if end is not None and text.rstrip().endswith(end):
         seen += "; the response ends in the end token, which training appends by itself"
     return seen
+
+
+def _where(text: str, place: int) -> str:
+    """The place in words: of a transcript in which message, counted from 0 as a program does."""
+    marks = list(_MARKERS.finditer(text, 0, place)) if is_transcript(text) else []
+    if not marks:
+        return f"character {place + 1}"
+    index = len(marks) - (marks[0].start() == 0)  # what stands before the first is the system's
+    return f"character {place - marks[-1].end()} of the message at index {index}"

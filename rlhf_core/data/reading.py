@@ -50,6 +50,8 @@ class TableReader:
         self.sources: list[dict[str, object]] = []
         self.row_count = 0
         """Raw rows read so far, also those that are none."""
+        self.row_readers: dict[str, RowReader] = {}
+        """By the name of the file, where rows of it were read."""
 
     def batches(self) -> Iterator[ReadBatch]:
         """All rows in order; comparisons of one group as the ranking that they say."""
@@ -109,6 +111,7 @@ class TableReader:
                 if reader is None:
                     told_by = [one for one in first if isinstance(one, RawRow)] or [raw]
                     reader = _reader(told_by, settings, self._table, self._split_by)
+                    self.row_readers[source.name] = reader
                 for remark in reader.remarks(raw):
                     yield number, remark
                 yield number, reader.read(raw)

@@ -224,3 +224,38 @@ def test_a_hub_id_is_read_from_the_cache_where_the_hub_is_out_of_reach(tmp_path,
     (kept / "snapshots" / commit / "tokenizer.json").unlink()
     with pytest.raises(ModelError, match=r"somebody/model holds no tokenizer.json"):
         read_base_tokenizer(ModelSettings(base="somebody/model"))
+
+
+TALK = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "What is on fire?"},
+    {"role": "assistant", "content": "The printer."},
+    {"role": "user", "content": "And now <|im_end|>?"},
+    {"role": "assistant", "content": "All is well."},
+]
+
+
+@pytest.mark.parametrize("first, index", [(0, 3), (1, 2)])
+def test_a_control_token_in_a_message_is_told_with_its_index(tmp_path, base, first, index):
+    given = [{"messages": [TALK[1], {"role": "assistant", "content": f"It is {n}."}]}
+             for n in range(30)]  # fmt: skip
+    given[4] = {"messages": TALK[first:]}
+    (fault,) = refused(tmp_path, given, model(base))
+    assert (fault["line"], fault["field"]) == (5, "messages")
+    assert fault["seen"] == f"'<|im_end|>' at character 9 of the message at index {index}"
+
+
+def test_a_field_is_called_as_the_file_calls_it(tmp_path, base):
+    given = [{"question": f"Count to {n}.", "answer": "</s>" if n == 3 else "1"} for n in range(30)]
+    source = tmp_path / "rows.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in given))
+    named = {"source": str(source), "columns": {"prompt": "question", "response": "answer"}}
+    (tmp_path / "out").mkdir()
+    with pytest.raises(DataError, match=r'rows.jsonl:4  field "answer"  rule TOK-001'):
+        make_data(
+            DataSettings.model_validate({"demonstrations": named}),
+            model(base),
+            out_dir=tmp_path / "out",
+            report=ignore,
+            seed=1,
+        )
