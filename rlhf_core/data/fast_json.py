@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 import orjson
 
-from rlhf_core.data.strict_json import MAX_DEPTH
+from rlhf_core.data.strict_json import MAX_CONTAINERS, MAX_DEPTH
 
 _SPACED_COLON = re.compile(rb'"[ \t\r]+:')
 
@@ -37,6 +37,8 @@ def certain_objects(lines: Sequence[bytes]) -> list[dict[str, object] | None]:
     others: list[bytes] = []
     for line in lines:
         try:
+            if len(line) > MAX_CONTAINERS and _may_be_many(line):
+                raise _UncertainError
             value = orjson.loads(line)
             if type(value) is not dict:
                 raise _UncertainError
@@ -69,6 +71,11 @@ def _others_exactly(
         _exact_object(line) if value is None else value
         for line, value in zip(lines, objects, strict=True)
     ]
+
+
+def _may_be_many(line: bytes) -> bool:
+    """Whether the line may hold more lists and objects than one row can have."""
+    return line.count(b"[") + line.count(b"{") > MAX_CONTAINERS
 
 
 def _keys_in_block(block: bytes) -> int:
@@ -118,7 +125,7 @@ def _keys_within(value: object, depth: int) -> int:
 def _exact_object(line: bytes) -> dict[str, object] | None:
     """The object of a line that orjson takes, by the standard library, which sees each key."""
     try:
-        if type(orjson.loads(line)) is not dict:
+        if _may_be_many(line) or type(orjson.loads(line)) is not dict:
             return None
         value = json.loads(line.decode(), object_pairs_hook=_distinct)
         _keys_within(value, 1)

@@ -1,8 +1,8 @@
 """JSON by the grammar of RFC 8259, and nothing beside it; what breaks it is named with its place.
 
-Four things that the grammar allows are refused as well, since no reader after us could be trusted
+Some things that the grammar allows are refused as well, since no reader after us could be trusted
 with them: a key that stands twice, a number that overflows to infinity, numbers of over a thousand
-digits, and values nested deeper than `MAX_DEPTH`.
+digits, values nested deeper than `MAX_DEPTH`, and more than `MAX_CONTAINERS` lists and objects.
 """
 
 import math
@@ -14,6 +14,8 @@ from rlhf_core.data.rules import escaped, shown_key
 
 MAX_DEPTH = 200
 MAX_DIGITS = 1000
+MAX_CONTAINERS = 250_000
+"""Of one text; each costs far more memory than the two bytes in which it can be written."""
 
 _WHITE = re.compile(r"[ \t\n\r]*")
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
@@ -72,6 +74,7 @@ class _Parser:
         self.text = text
         self.place = 0
         self.open: list[_Open] = []
+        self.containers = 0
         self.key: str | int | None = None
         """Under which the next value will hang in the innermost container."""
 
@@ -114,6 +117,10 @@ class _Parser:
         """The container itself where it is empty; otherwise that it is open now."""
         if len(self.open) == MAX_DEPTH:
             raise self._error(f"values nested deeper than {MAX_DEPTH}", rule="SIZE-001")
+        self.containers += 1
+        if self.containers > MAX_CONTAINERS:
+            seen = f"more than {MAX_CONTAINERS:,} lists and objects in one row"
+            raise self._error(seen, rule="SIZE-001")
         self.place += 1
         if self._next(f"a value or {closing!r}") == closing:
             self.place += 1

@@ -274,6 +274,8 @@ def test_huge_rows_are_faults_in_bounded_memory_and_the_next_row_is_read(tmp_pat
         b'{"deep": ' + b"[" * 10**5 + b"]" * 10**5 + b"}\n"
         b'{"deep": ' + b'{"a":' * 10**5 + b"1" + b"}" * 10**5 + b"}\n"
         b'{"list": [' + b"1," * 10**6 + b"1]}\n"
+        b'{"list": [' + b"{}," * (5 * 10**6) + b"1]}\n"
+        b'{"code": "' + b"{[" * 10**6 + b'"}\n'
         b'{"a": "' + b"x" * (MAX_ROW_BYTES - 100) + b'"}\n'
     )
     assert measured(path) == [
@@ -282,7 +284,9 @@ def test_huge_rows_are_faults_in_bounded_memory_and_the_next_row_is_read(tmp_pat
         "3 SIZE-001",
         "4 SIZE-001",
         "5 row",
-        "6 row",
+        "6 SIZE-001",
+        "7 row",
+        "8 row",
     ]
 
 
