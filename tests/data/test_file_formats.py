@@ -319,6 +319,15 @@ def test_a_parquet_file_of_huge_values_is_read_in_bounded_memory(tmp_path):
     assert measured(path) == ["1 SIZE-001", "2 row", "3 row"]
 
 
+def test_a_parquet_value_that_many_rows_repeat_is_read_in_bounded_memory(tmp_path):
+    path = tmp_path / "a.parquet"
+    places, value = pa.array([0] * 100, pa.int32()), pa.array(["x" * 8_000_000])
+    repeated = pa.DictionaryArray.from_arrays(places, value)
+    pq.write_table(pa.table({"text": repeated}), path, store_schema=False)
+    assert path.stat().st_size < 1_000_000
+    assert measured(path) == [f"{line} row" for line in range(1, 101)]
+
+
 def test_many_blank_lines_take_no_memory(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"a": 1}\n' + b"\n" * 10**7 + b'{"a": 2}')
