@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
-from rlhf_core.data.loose_files import LooseFile, loose_files
+from rlhf_core.data.loose_files import loose_files
 from rlhf_core.data.report_file import REPORT, REPORT_FILES, read_facts, read_faults
 from rlhf_core.data.rules import Fault
 from rlhf_core.data.schemas import TableName
@@ -82,27 +82,19 @@ def recipe_of_files(
     overrides: Sequence[str],
 ) -> Recipe:
     """A recipe that ends at the data stage, with the files as its tables."""
-    tables: dict[str, list[LooseFile]] = {}
-    for file in loose_files(paths, table, columns):
-        tables.setdefault(file.table, []).append(file)
+    tables: dict[str, dict[str, Any]] = {}
+    for path, named in loose_files(paths, table, columns):
+        told = tables.setdefault(named, {"source": [], "columns": dict(columns)})
+        told["source"].append(str(path))
     values: dict[str, Any] = {
         "name": "files",
         "last_stage": "data",
-        "data": {name: _table(files, columns) for name, files in tables.items()},
+        "data": tables,
         "model": {"max_prompt_tokens": _ANY_LENGTH, "max_response_tokens": _ANY_LENGTH},
     }
     if not any(override.startswith("model.base") for override in overrides):
         values["model"]["scratch"] = {}
     return recipe_of(values, overrides, name="the files", lines={})
-
-
-def _table(files: Sequence[LooseFile], columns: Mapping[str, str]) -> dict[str, Any]:
-    forms = {file.form for file in files}
-    return {
-        "source": [str(file.path) for file in files],
-        "format": forms.pop() or "auto" if len(forms) == 1 else "auto",
-        "columns": dict(columns),
-    }
 
 
 @contextmanager

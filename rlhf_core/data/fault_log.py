@@ -150,9 +150,7 @@ def settle(log: FaultLog, actions: Mapping[str, Action], faults: Path, aside: Pa
                     waiting.clear()
             if aside_rules:
                 tally.rows_aside += 1
-                rules = sorted({fault.rule for fault in standing})
-                entry = [number, standing[0].file, standing[0].line, rules]
-                aside_file.write(json.dumps(entry) + "\n")
+                aside_file.write(json.dumps([number, standing]) + "\n")
     unusable.add(np.array(waiting, dtype=np.uint32))
     return Settled(tally, unusable)
 

@@ -36,20 +36,26 @@ COLUMNS = (
 """Our names of columns, of which a file may have some under names of its own."""
 
 
-_FORMS: Mapping[TableName, str] = {
-    "demonstrations": "(prompt, response) or (messages)",
-    "preferences": "(prompt, chosen, rejected) or (prompt, responses, ranks) or (chosen, rejected)",
-    "prompts": "(prompt)",
-    "text": "(text)",
+_FORMS = (
+    *("(prompt, response)", "(messages)", "(prompt, chosen, rejected)"),
+    *("(prompt, responses, ranks)", "(chosen, rejected)", "(prompt)", "(text)"),
+)
+
+_ALSO_CALLED: Mapping[str, frozenset[str]] = {
+    "prompt": frozenset({"input", "instruction", "query", "question"}),
+    "response": frozenset({"answer", "completion", "output", "reply", "solution", "target"}),
+    "chosen": frozenset({"accepted", "better", "preferred", "winner"}),
+    "rejected": frozenset({"dispreferred", "loser", "worse"}),
+    "text": frozenset({"body", "content", "document", "story"}),
 }
+"""Names that data sets give to what is ours; taken for a hint, never for the column."""
 
 
 class LooseFile(NamedTuple):
-    """A data file, the table it is, and its form; None where the reader can tell it by itself."""
+    """A data file and the table it is."""
 
     path: Path
     table: TableName
-    form: Form | None
 
 
 def loose_files(
@@ -69,7 +75,7 @@ def loose_files(
     for path in paths:
         for file in _data_files(path):
             found.setdefault(file.resolve(), file)
-    return [_told(path, table, columns) for path in found.values()]
+    return [LooseFile(path, table or _table_of(path, columns)) for path in found.values()]
 
 
 def _data_files(path: Path) -> list[Path]:
@@ -103,20 +109,15 @@ def _is_shard(file: Path, folder: Path) -> bool:
     return not hidden and file.name.lower().endswith(DATA_SUFFIXES) and file.is_file()
 
 
-def _told(path: Path, table: TableName | None, columns: Mapping[str, str]) -> LooseFile:
-    """The form that most of the first rows have; the first row need not be one of them."""
+def _table_of(path: Path, columns: Mapping[str, str]) -> TableName:
+    """The table that most of the first rows are; the first row need not be one of them."""
     rows = _first_rows(path)
-    forms = [_form(row, columns, table) for row in rows]
-    counted = Counter(form for form in forms if form is not None)
-    if not counted:
-        if not rows:  # whoever reads all of the file names what is wrong with its lines
-            return LooseFile(path, table or "demonstrations", None)
-        raise DataError(_no_form(rows[0], table))
-    form = counted.most_common(1)[0][0]
-    told = table or _TABLES[form]
-    if told == "text":
-        form = "text"
-    return LooseFile(path, told, None if forms[0] == form else form)
+    counted = Counter(_TABLES[form] for row in rows if (form := _form(row, columns)) is not None)
+    if counted:
+        return counted.most_common(1)[0][0]
+    if rows:
+        raise DataError(_no_form(rows[0], columns))
+    return "demonstrations"  # whoever reads all of the file names what is wrong with its lines
 
 
 def _first_rows(path: Path) -> list[RawRow]:
@@ -127,24 +128,34 @@ def _first_rows(path: Path) -> list[RawRow]:
     return [row for row in peeked if isinstance(row, RawRow)]
 
 
-def _form(row: RawRow, columns: Mapping[str, str], table: TableName | None) -> Form | None:
-    """The form of one row; a row with a prompt and nothing to it is a prompt."""
-    for named in (table,) if table else ("demonstrations", "prompts"):
+def _form(row: RawRow, columns: Mapping[str, str]) -> Form | None:
+    """The form of one row; one with a prompt and nothing that looks like an answer is a prompt."""
+    for table in ("demonstrations", "prompts"):
         try:
-            form = form_of(row, columns, named)
+            form = form_of(row, columns, table)
         except DataError:
             continue
-        return "text" if table == "text" else form
+        return None if form == "prompts" and "response" in _meant(row, columns) else form
     return None
 
 
-def _no_form(row: RawRow, table: TableName | None) -> str:
+def _meant(row: RawRow, columns: Mapping[str, str]) -> dict[str, str]:
+    """Our name to the row's column that is usually called so, where the row has none of ours."""
+    given = {**dict.fromkeys(row.fields), **columns}
+    return {
+        ours: next(name for name in names if name in row.fields)
+        for ours, names in _ALSO_CALLED.items()
+        if ours not in given and not names.isdisjoint(row.fields)
+    }
+
+
+def _no_form(row: RawRow, columns: Mapping[str, str]) -> str:
     found = ", ".join(visible(str(name)) for name in sorted(row.fields)) or "none"
-    forms = [_FORMS[table]] if table else list(_FORMS.values())
-    seen = f"the columns are {found}; expected are {' or '.join(forms)}"
-    fault = Fault("SCH-002", row.file, row.line, "", seen)
+    seen = f"the columns are {found}; expected are {' or '.join(_FORMS)}"
+    meant = _meant(row, columns) or {"prompt": "YOUR_COLUMN"}
+    options = " ".join(f"--columns {ours}={theirs}" for ours, theirs in meant.items())
     return (
-        f"{render_faults([fault])}\nSay which column is which, for example "
-        "`--columns prompt=YOUR_COLUMN`, and if need be which table it is, "
-        "`--table preferences`."
+        f"{render_faults([Fault('SCH-002', row.file, row.line, '', seen)])}\n"
+        f"Say which column is which, for example `{options}`, or which table it is, `--table "
+        "prompts`."
     )

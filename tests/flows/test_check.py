@@ -124,7 +124,16 @@ def test_columns_that_fit_nothing_are_named_with_what_is_expected(tmp_path):
     assert code == 2
     assert message.startswith('q.jsonl:1  field "(whole line)"  rule SCH-002')
     assert "the columns are answer, question; expected are (prompt, response)" in message
-    assert "--columns prompt=YOUR_COLUMN" in message
+    assert "`--columns prompt=question --columns response=answer`" in message
+
+
+def test_a_prompt_beside_what_looks_like_its_answer_is_not_taken_for_a_prompt(tmp_path):
+    path = write(tmp_path / "c.jsonl", {"prompt": "Say a.", "completion": "a"})
+    code, _, message = check(path)
+    assert code == 2
+    assert "`--columns response=completion`, or which table it is, `--table prompts`" in message
+    assert check(path, "--columns", "response=completion")[0] == 0
+    assert check(path, "--table", "prompts")[0] == 0
 
 
 def test_the_report_is_kept_where_it_is_asked_for(tmp_path, own_temporary_folder):

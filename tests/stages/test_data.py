@@ -137,6 +137,10 @@ def test_a_row_may_be_set_aside_by_rule_and_keeps_its_reason(tmp_path):
         (42, ["TXT-001"], "Count to 41."),
         (201, ["JSON-001"], None),
     ]
+    (reason,) = found[0]["reasons"]
+    assert (reason["rule"], reason["field"]) == ("TXT-001", "response")
+    assert reason["seen"] == "nothing, or nothing but white space"
+    assert reason["mend"] == "fill the text in or remove the row"
 
 
 def test_more_rows_set_aside_than_the_share_allows_are_a_refusal(tmp_path):
