@@ -137,9 +137,10 @@ def _whole_text(fields: Fields) -> Parts:
 def _prompt_text(fields: Fields) -> str:
     """The prompt, which may be given as messages that await an answer."""
     prompt = fields.get("prompt")
-    return (
-        render_prompt(prompt, "prompt") if isinstance(prompt, list) else text_of(fields, "prompt")
-    )
+    if not isinstance(prompt, list):
+        return text_of(fields, "prompt")
+    _check_messages(prompt, "prompt")
+    return render_prompt(prompt, "prompt")
 
 
 def _reply(fields: Fields, name: str) -> str:
@@ -147,11 +148,19 @@ def _reply(fields: Fields, name: str) -> str:
     value = present(fields, name)
     if not isinstance(value, list):
         return text_of(fields, name)
+    _check_messages(value, name)
     prompt = fields.get("prompt")
     turns = len(prompt) if isinstance(prompt, list) else 0
     if len(value) > 1 and value[:turns] == prompt:
         return reply_of(value[turns:], name)
     return reply_of(value, name)
+
+
+def _check_messages(values: list[object], name: str) -> None:
+    """Raise where a list stands in place of a text and is none of messages."""
+    if values and not any(isinstance(value, dict) for value in values):
+        seen = f"a list of {len(values)}, expected a text, or messages with role and content"
+        raise UnusableError("SCH-004", name, seen)
 
 
 _READERS: Mapping[Form, Callable[[Fields], Parts]] = {

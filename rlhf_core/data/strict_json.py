@@ -212,8 +212,10 @@ class _Parser:
     def _unit(self) -> int:
         digits = _HEX.match(self.text, self.place + 2)
         if self.text[self.place + 1] != "u" or digits is None:
-            near = self.text[self.place : self.place + 6]
-            raise self._error(f"the escape {escaped(near)}{advice_at(self.text, self.place)}")
+            near = self.text[
+                self.place : self.place + (6 if self.text[self.place + 1] == "u" else 2)
+            ]
+            raise self._error(f"the escape {shown_key(near)}{advice_at(self.text, self.place)}")
         self.place += 6
         return int(digits.group(), 16)
 

@@ -56,8 +56,8 @@ class TableSettings(Settings):
     """One table of rows, from local files, a folder, or a data set on the hub."""
 
     source: str | Annotated[tuple[str, ...], Field(strict=False)]
-    """A file (JSONL or Parquet, plain or gzip; plain text, a row a line), several of them, a
-    folder, or a hub id."""
+    """A file (JSONL, or plain text with a row a line, as they are or packed by gzip or zstd;
+    Parquet), several of them, a folder, or a hub id."""
 
     split: str = "train"
     """Split of a hub data set."""
