@@ -18,6 +18,14 @@ if TYPE_CHECKING:
 RECIPE_SUFFIXES = (".yaml", ".yml")
 
 
+def _list_rules(context: click.Context, _option: click.Parameter, asked: bool) -> None:  # noqa: FBT001
+    if asked:
+        from rlhf_core.data.rule_table import rule_table
+
+        click.echo(rule_table())
+        context.exit()
+
+
 @click.command()
 @click.argument("targets", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
@@ -43,6 +51,14 @@ RECIPE_SUFFIXES = (".yaml", ".yml")
     "folder",
     type=click.Path(path_type=Path),
     help="Keep report.json, report.html and the rows set aside in this folder.",
+)
+@click.option(
+    "--list-rules",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_list_rules,
+    help="Print every rule with its action and mend as a Markdown table, and end.",
 )
 @overrides_option
 @json_option

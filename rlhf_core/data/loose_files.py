@@ -41,12 +41,12 @@ _FORMS = (
     *("(prompt, responses, ranks)", "(chosen, rejected)", "(prompt)", "(text)"),
 )
 
-_ALSO_CALLED: Mapping[str, frozenset[str]] = {
-    "prompt": frozenset({"input", "instruction", "query", "question"}),
-    "response": frozenset({"answer", "completion", "output", "reply", "solution", "target"}),
-    "chosen": frozenset({"accepted", "better", "preferred", "winner"}),
-    "rejected": frozenset({"dispreferred", "loser", "worse"}),
-    "text": frozenset({"body", "content", "document", "story"}),
+_ALSO_CALLED: Mapping[str, tuple[str, ...]] = {
+    "prompt": ("input", "instruction", "query", "question"),
+    "response": ("answer", "completion", "output", "reply", "solution", "target"),
+    "chosen": ("accepted", "better", "preferred", "winner"),
+    "rejected": ("dispreferred", "loser", "worse"),
+    "text": ("body", "content", "document", "story"),
 }
 """Names that data sets give to what is ours; taken for a hint, never for the column."""
 
@@ -95,7 +95,10 @@ def _data_files(path: Path) -> list[Path]:
         seen = getattr(error, "strerror", None) or str(error)
         raise _refused(path, "DATA-005", f"the path cannot be followed: {seen}") from None
     if not path.name.lower().endswith(DATA_SUFFIXES):
-        seen = f"the name ends like no data file ({', '.join(DATA_SUFFIXES)}) and no recipe (.yaml)"
+        seen = (
+            f"the name ends like no data file ({', '.join(DATA_SUFFIXES)}) and no recipe (.yaml): "
+            "write its rows as JSONL, or rename it"
+        )
         raise _refused(path, "DATA-002", seen)
     return [path]
 
@@ -145,7 +148,7 @@ def _meant(row: RawRow, columns: Mapping[str, str]) -> dict[str, str]:
     return {
         ours: next(name for name in names if name in row.fields)
         for ours, names in _ALSO_CALLED.items()
-        if ours not in given and not names.isdisjoint(row.fields)
+        if ours not in given and any(name in row.fields for name in names)
     }
 
 
