@@ -244,3 +244,71 @@ def _reads_text(called: ast.expr) -> bool:
     return called.attr in ("tokenizer", "encode_batch", "encode_batch_fast", "encode_plus") or (
         called.attr == "encode" and of_tokenizer
     )
+
+
+def unigram() -> PreTrainedTokenizerFast:
+    """As T5's: the vocabulary holds the end token itself, as its likeliest piece."""
+    letters = [(letter, -4.0) for letter in "▁abcdefghijklmnopqrstuvwxyz</>"]
+    vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁the", -2.0), *letters]
+    backend = Tokenizer(models.Unigram(vocabulary, unk_id=2))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    backend.decoder = decoders.Metaspace()
+    backend.post_processor = processors.TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", 1)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token="</s>", pad_token="<pad>", unk_token="<unk>"
+    )
+
+
+def word_pieces() -> PreTrainedTokenizerFast:
+    """As BERT's: texts become lower case, and stand between two tokens of their own."""
+    named = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    alphabet = "abcdefghijklmnopqrstuvwxyz[]<>/|"
+    pieces = [*named, *alphabet, *(f"##{letter}" for letter in alphabet)]
+    vocabulary = {piece: number for number, piece in enumerate(pieces)}
+    backend = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    backend.normalizer = normalizers.BertNormalizer(lowercase=True)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.decoder = decoders.WordPiece()
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        mask_token="[MASK]",
+        pad_token="[PAD]",
+        eos_token="[SEP]",
+    )
+
+
+def merges_whole_words() -> PreTrainedTokenizerFast:
+    """As Llama 3's: a word of the vocabulary is one token whatever the merges say."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {letter: number for number, letter in enumerate([*alphabet, "<|end|>"])}
+    backend = Tokenizer(models.BPE(vocabulary, [], ignore_merges=True))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token="<|end|>", pad_token="<|pad|>"
+    )
+
+
+@pytest.mark.parametrize(
+    "made, meant, texts",
+    [
+        (unigram, [], ["the</s>", "</s>", "a </s> b", "</s></s>the"]),
+        (word_pieces, [2], ["a [SEP] b", "[MASK]", "[sep]", "x[CLS]y [PAD]"]),
+        (merges_whole_words, [], ["<|end|>", "a<|end|>", "<|end|><|pad|>"]),
+    ],
+)
+def test_tokenizers_of_other_kinds_yield_no_control_token_for_text(made, meant, texts):
+    encode = Encoder(made(), MODEL)
+    for text, prompt in zip(texts, encode.prompts(texts), strict=True):
+        assert control(encode, prompt) == meant, text
+        (response,) = encode.responses(["the"], [text])
+        assert control(encode, response) == [encode.eos_token_id], text
+        shown = encode.tokenizer.decode(prompt[len(meant) :])
+        assert "".join(shown.split()).lower() == "".join(text.split()).lower()
