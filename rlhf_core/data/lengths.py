@@ -7,8 +7,10 @@ import json
 import re
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from tokenizers import Tokenizer, models
 
 from rlhf_core.chat_splice import ChatSplice
@@ -26,6 +28,28 @@ Units = Sequence[Hashable]
 """What a text consists of: token ids, or words."""
 
 
+class Bound(NamedTuple):
+    """How many units a text comes to at most, told from its bytes alone."""
+
+    of_byte: float
+    around: int
+    of_turn: int = 0
+    """For each turn marker of a dialogue."""
+
+    def most(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        """At most so many for each of the texts."""
+        try:
+            sizes = map(len, map(str.encode, texts))
+            found = np.fromiter(sizes, dtype=np.float64, count=len(texts))
+        except UnicodeEncodeError:  # half a character pair, which another rule names
+            found = np.array([float(4 * len(text)) for text in texts])
+        if self.of_turn:
+            marks = (text.count(HUMAN) + text.count(ASSISTANT) for text in texts)
+            turns = np.fromiter(marks, dtype=np.float64, count=len(texts))
+            return found * self.of_byte + turns * self.of_turn + self.around
+        return found * self.of_byte + self.around
+
+
 @dataclass(frozen=True)
 class LengthCounter:
     """Reads a prompt and a response as what they add to a sequence, special tokens included.
@@ -36,10 +60,10 @@ class LengthCounter:
     unit: Literal["tokens", "words"]
     prompts: Callable[[Sequence[str]], list[Units]]
     responses: Callable[[Sequence[str]], list[Units]]
-    most_of_prompt: Callable[[str], int] | None
-    """How many units a prompt has at most, which costs nothing; None where nothing bounds it."""
+    prompt_bound: "Bound | None"
+    """How many units a prompt has at most; None where nothing bounds it."""
 
-    most_of_response: Callable[[str], int] | None
+    response_bound: "Bound | None"
     """The same of a response, the end token included."""
 
     control: ControlTokens
@@ -94,8 +118,8 @@ def _plain_counter(model: ModelSettings, literal: LiteralText, end: str | None) 
         unit="tokens",
         prompts=prompts,
         responses=responses,
-        most_of_prompt=(lambda text: _bytes(text) + around) if bounded else None,
-        most_of_response=(lambda text: _bytes(text) + behind) if bounded else None,
+        prompt_bound=Bound(1, around) if bounded else None,
+        response_bound=Bound(1, behind) if bounded else None,
         control=literal.control,
         end=end,
     )
@@ -117,15 +141,12 @@ def _chat_counter(chat: ChatSplice) -> LengthCounter:
     once, thrice = len(chat.prompt(asked)), len(chat.prompt(answered))
     behind = len(chat.answer(asked, "")) + 2
 
-    def most_of_prompt(text: str) -> int:
-        return _bytes(text) + once + thrice * (text.count(HUMAN) + text.count(ASSISTANT))
-
     return LengthCounter(
         unit="tokens",
         prompts=prompts,
         responses=responses,
-        most_of_prompt=most_of_prompt if bounded else None,
-        most_of_response=(lambda text: _bytes(text) + behind) if bounded else None,
+        prompt_bound=Bound(1, once, thrice) if bounded else None,
+        response_bound=Bound(1, behind) if bounded else None,
         control=chat.literal.control.with_markers(_MARKER.findall(chat.template.text)),
         end=chat.end_token,
     )
@@ -133,8 +154,8 @@ def _chat_counter(chat: ChatSplice) -> LengthCounter:
 
 def _word_counter(model: ModelSettings) -> LengthCounter:
     before, after = _around(model)
-    around = len(before) + len(after) + 2
-    behind = len(model.response_prefix) + 4
+    around = (len(before) + len(after) + 1) // 2 + 1
+    behind = (len(model.response_prefix) + 1) // 2 + 2
 
     def prompts(texts: Sequence[str]) -> list[Units]:
         return [f"{before}{text}{after}".split() for text in texts]
@@ -146,8 +167,8 @@ def _word_counter(model: ModelSettings) -> LengthCounter:
         unit="words",
         prompts=prompts,
         responses=responses,
-        most_of_prompt=lambda text: (len(text) + around) // 2,
-        most_of_response=lambda text: (len(text) + behind) // 2,
+        prompt_bound=Bound(0.5, around),
+        response_bound=Bound(0.5, behind),
         control=ControlTokens({PAD: 0, EOS: 1}),
         end=EOS,
     )
@@ -162,10 +183,6 @@ def _around(model: ModelSettings) -> tuple[str, str]:
 def _encodable(text: str) -> str:
     """The text; half a character pair, of which a row is refused, as what can be encoded."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
-
-
-def _bytes(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
 def _reads_bytes(tokenizer: Tokenizer) -> bool:

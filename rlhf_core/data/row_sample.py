@@ -1,14 +1,16 @@
 """An even sample of the rows that stream by, the same for the same rows, of bounded size."""
 
+from collections.abc import Sequence
 from typing import Generic, TypeVar
 
+import numpy as np
 import xxhash
+from numpy.typing import NDArray
 
 from rlhf_core.data.rows import Row
 
 Kept = TypeVar("Kept")
 
-_ALL = 2**64
 _GOLDEN = 0x9E3779B97F4A7C15
 """2**64 over the golden ratio: its multiples spread evenly (Fibonacci hashing)."""
 
@@ -21,20 +23,27 @@ class RowSample(Generic[Kept]):
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._below = _ALL
+        self._below = 2**64
         self._kept: dict[int, Kept] = {}
-        self._file, self._start = "", 0
 
-    def ticket(self, row: Row) -> int | None:
-        """With which `keep` takes what belongs to the row; None where the row is not drawn."""
-        if row.file != self._file:
-            self._file = row.file
-            self._start = xxhash.xxh64_intdigest(row.file.encode(errors="surrogatepass"))
-        drawn = (self._start + row.line * _GOLDEN) % _ALL
-        return drawn if drawn < self._below else None
+    def tickets(self, rows: Sequence[Row]) -> NDArray[np.uint64]:
+        """With which `keep` takes what belongs to each of the rows."""
+        files = {row.file for row in rows}
+        starts = {
+            file: xxhash.xxh64_intdigest(file.encode(errors="surrogatepass")) for file in files
+        }
+        start = np.array([starts[row.file] for row in rows], dtype=np.uint64)
+        lines = np.array([row.line for row in rows], dtype=np.uint64)
+        return start + lines * np.uint64(_GOLDEN)
+
+    def drawn(self, tickets: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        """Which of the rows are drawn."""
+        return tickets <= np.uint64(self._below - 1)
 
     def keep(self, ticket: int, kept: Kept) -> None:
-        """Keep it; where the sample is full, half of it goes."""
+        """Keep it where the row is drawn; where the sample is full, half of it goes."""
+        if ticket >= self._below:
+            return
         self._kept[ticket] = kept
         while len(self._kept) > self._size:
             self._below //= 2

@@ -214,8 +214,8 @@ def test_the_bound_that_spares_reading_a_text_is_never_too_low(texts):
         prompts = counter.prompts(texts)
         responses = counter.responses(texts)
         for text, prompt, response in zip(texts, prompts, responses, strict=True):
-            assert len(prompt) <= counter.most_of_prompt(text)
-            assert len(response) + 1 <= counter.most_of_response(text)
+            assert len(prompt) <= counter.prompt_bound.most([text])[0]
+            assert len(response) + 1 <= counter.response_bound.most([text])[0]
 
 
 @pytest.mark.skipif(not STORIES.is_dir(), reason="public data is not beside this folder")
@@ -260,8 +260,8 @@ def test_conversations_are_counted_by_the_chat_template_as_training_reads_them(t
     assert [list(ids) for ids in counter.prompts(texts)] == encode.prompts(texts)
     for text, ids in zip(texts, encode.responses(texts, texts), strict=True):
         assert [*counter.responses([text])[0], encode.eos_token_id] == ids
-        assert len(ids) <= counter.most_of_response(text)
-        assert len(encode.prompts([text])[0]) <= counter.most_of_prompt(text)
+        assert len(ids) <= counter.response_bound.most([text])[0]
+        assert len(encode.prompts([text])[0]) <= counter.prompt_bound.most([text])[0]
 
 
 def test_roles_that_a_template_writes_as_plain_text_count_as_control_tokens(tmp_path):
