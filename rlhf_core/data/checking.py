@@ -13,7 +13,16 @@ import numpy as np
 from rlhf_core.data.batches import RowBatch
 from rlhf_core.data.comparing import RowComparer
 from rlhf_core.data.cutting import cut_prompt
-from rlhf_core.data.fault_log import FaultLog, Found, Tally, faults_in, settle
+from rlhf_core.data.fault_log import (
+    FaultFiles,
+    FaultLog,
+    Found,
+    Settled,
+    Tally,
+    faults_in,
+    settle,
+    tell,
+)
 from rlhf_core.data.field_places import in_the_file
 from rlhf_core.data.numbered import NumberedFault
 from rlhf_core.data.reading import ReadBatch, TableReader
@@ -45,22 +54,37 @@ class CheckedTable:
 
     table: TableName
     row_count: int
-    tally: Tally
-    usable: RowSet
-    """The rows that can be used."""
-
+    settled: Settled
     sources: list[dict[str, object]]
-    refusals: list[str]
-    """One message for each reason not to train at all; none where the table can be used."""
-
-    of_rows: Path
     of_table: list[Fault]
+    """The faults of the table as a whole."""
+
     aside_rows: AsideRows
+    files: FaultFiles
+    settings: DataSettings
+    kept: RowSet
+    """Rows that no rule for a single row keeps from being used."""
+
+    @property
+    def usable(self) -> RowSet:
+        """The rows that can be used."""
+        return self.kept - self.settled.unusable
+
+    @property
+    def tally(self) -> Tally:
+        """What the faults come to."""
+        return self.settled.tally
 
     def faults(self) -> Iterator[Fault]:
         """All faults, row after row, and then those of the table as a whole."""
-        yield from faults_in(self.of_rows)
+        yield from faults_in(self.files.faults)
         yield from self.of_table
+
+    def tell(self, faults: Iterable[tuple[int, Fault]]) -> None:
+        """Rows of these numbers have faults that were found after all others."""
+        actions = rule_actions(self.settings)
+        alone = ((number, [fault]) for number, fault in faults)
+        tell(alone, self.settled, actions, self.files)
 
     def facts(self) -> dict[str, Any]:
         """Counts for the report."""
@@ -71,6 +95,10 @@ class CheckedTable:
             "prompts_cut": self.tally.prompts_cut,
             "faults_by_rule": dict(sorted(self.tally.counts.items())),
         }
+
+    def refusals(self) -> list[str]:
+        """One message for each reason not to train at all; none where the table can be used."""
+        return _refusals(self)
 
 
 class TableCheck:
@@ -192,26 +220,22 @@ class TableCheck:
         return RowBatch(batch.numbers.tolist(), rows), left
 
     def _settled(self, reader: TableReader) -> CheckedTable:
-        faults_path = self._scratch / f"{self._table}-faults.jsonl"
-        settled = settle(self._log, self._actions, faults_path, self._aside_rows.reasons)
+        files = FaultFiles(self._scratch / f"{self._table}-told", self._aside_rows.reasons)
+        settled = settle(self._log, self._actions, files)
         self._log.remove()
         closing = self._tokens.closing()
         for fault in closing:
             settled.tally.count(fault)
-        usable = self._kept - settled.unusable
-        refusals = _refusals(
-            self._table, reader.row_count, len(usable), settled.tally, self._settings
-        )
         return CheckedTable(
             table=self._table,
             row_count=reader.row_count,
-            tally=settled.tally,
-            usable=usable,
+            settled=settled,
             sources=reader.sources,
-            refusals=refusals,
-            of_rows=faults_path,
             of_table=closing,
             aside_rows=self._aside_rows,
+            files=files,
+            settings=self._settings,
+            kept=self._kept,
         )
 
 
@@ -232,11 +256,11 @@ def rule_actions(settings: DataSettings) -> Mapping[str, Action]:
 
 def refusal(tables: Sequence[CheckedTable], report_name: str) -> str | None:
     """The whole message for data that cannot be used; None where all of it can."""
-    messages = [message for table in tables for message in table.refusals]
+    messages = [message for table in tables for message in table.refusals()]
     if not messages:
         return None
     rows = sum(table.row_count for table in tables)
-    failed = sum(table.tally.failed_rows for table in tables)
+    failed = sum(len(table.settled.failed) for table in tables)
     rules = len({rule for table in tables for rule in table.tally.counts})
     messages.append(
         f"{failed:,} of {rows:,} rows failed in {rules} {'rule' if rules == 1 else 'rules'}. "
@@ -245,10 +269,9 @@ def refusal(tables: Sequence[CheckedTable], report_name: str) -> str | None:
     return "\n".join(messages)
 
 
-def _refusals(
-    table: TableName, row_count: int, usable: int, tally: Tally, settings: DataSettings
-) -> list[str]:
-    actions = rule_actions(settings)
+def _refusals(checked: CheckedTable) -> list[str]:
+    table, row_count, settings = checked.table, checked.row_count, checked.settings
+    tally, actions = checked.tally, rule_actions(settings)
     messages = []
     refused, refused_counts = tally.of(rule for rule in actions if actions[rule] == "refuse")
     if refused:
@@ -275,7 +298,7 @@ def _refusals(
             "model.max_prompt_tokens or model.max_response_tokens, or accept it: "
             f"`--set data.max_too_long_share={_enough(over_budget, row_count)}`."
         )
-    elif not refused and not usable:
+    elif not refused and not len(checked.usable):
         messages.append(
             f"data.{table}: no row is left (rule DATA-001): {row_count} were read, and all were "
             f"set aside ({_in_words(dict(sorted(tally.counts.items())))}). Mend the rows or raise "

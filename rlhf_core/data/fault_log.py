@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from itertools import groupby
@@ -41,9 +41,6 @@ class Tally:
 
     shown: dict[str, list[Fault]] = field(default_factory=dict)
     """The first faults of each rule."""
-
-    failed_rows: int = 0
-    """Rows with any fault."""
 
     faulty_rows: int = 0
     """Rows that are set aside for another reason than their length."""
@@ -118,41 +115,77 @@ class Settled:
     unusable: RowSet
     """Rows with a fault that is more than a warning."""
 
+    failed: RowSet
+    """Rows with any fault."""
 
-def settle(log: FaultLog, actions: Mapping[str, Action], faults: Path, aside: Path) -> Settled:
-    """Each fault that stands is counted and a line of `faults`, each row set aside one of `aside`.
+
+class FaultFiles(NamedTuple):
+    """The faults of a table and the reasons of its rows set aside, a line each."""
+
+    faults: Path
+    reasons: Path
+
+
+def settle(log: FaultLog, actions: Mapping[str, Action], files: FaultFiles) -> Settled:
+    """Each fault that stands is counted and written, and the reasons of each row set aside.
 
     A row that cannot be used for another reason is not told to be too long as well.
     """
-    tally = Tally()
-    unusable = RowSet()
-    waiting: list[int] = []
+    settled = Settled(Tally(), RowSet(), RowSet())
+    files.faults.touch()
+    files.reasons.touch()
+    tell(_standing(log, actions, settled.tally), settled, actions, files)
+    return settled
+
+
+def _standing(
+    log: FaultLog, actions: Mapping[str, Action], tally: Tally
+) -> Iterator[tuple[int, list[Fault]]]:
+    for number, own, lengths in log.by_row():
+        is_whole = all(actions[fault.rule] == "warn" for fault in own)
+        standing = [*own, *(lengths if is_whole else ())]
+        tally.prompts_cut += any(fault.rule == _CUT for fault in standing)
+        standing = [fault for fault in standing if fault.rule != _CUT]
+        if standing:
+            yield number, standing
+
+
+def tell(
+    faults: Iterable[tuple[int, list[Fault]]],
+    settled: Settled,
+    actions: Mapping[str, Action],
+    files: FaultFiles,
+) -> None:
+    """`settled` and the files know the faults of these further rows."""
+    tally = settled.tally
+    unusable: list[int] = []
+    failed: list[int] = []
     with (
-        faults.open("w", encoding="utf-8", newline="\n") as faults_file,
-        aside.open("w", encoding="utf-8", newline="\n") as aside_file,
+        files.faults.open("a", encoding="utf-8", newline="\n") as faults_file,
+        files.reasons.open("a", encoding="utf-8", newline="\n") as reasons_file,
     ):
-        for number, own, lengths in log.by_row():
-            is_whole = all(actions[fault.rule] == "warn" for fault in own)
-            standing = [*own, *(lengths if is_whole else ())]
-            tally.prompts_cut += any(fault.rule == _CUT for fault in standing)
-            standing = [fault for fault in standing if fault.rule != _CUT]
+        for number, standing in faults:
             for fault in standing:
                 tally.count(fault)
                 faults_file.write(json.dumps(fault) + "\n")
             aside_rules = {f.rule for f in standing if actions[f.rule] == "set_aside"}
-            tally.failed_rows += bool(standing)
             tally.faulty_rows += not aside_rules <= LENGTH_RULES
             tally.too_long_rows += any(fault.rule in LENGTH_RULES for fault in standing)
+            failed.append(number)
             if any(actions[fault.rule] != "warn" for fault in standing):
-                waiting.append(number)
-                if len(waiting) == _ADDED_AT_ONCE:
-                    unusable.add(np.array(waiting, dtype=np.uint32))
-                    waiting.clear()
+                unusable.append(number)
             if aside_rules:
                 tally.rows_aside += 1
-                aside_file.write(json.dumps([number, standing]) + "\n")
-    unusable.add(np.array(waiting, dtype=np.uint32))
-    return Settled(tally, unusable)
+                reasons_file.write(json.dumps([number, standing]) + "\n")
+            if len(failed) == _ADDED_AT_ONCE:
+                _add(settled, failed, unusable)
+    _add(settled, failed, unusable)
+
+
+def _add(settled: Settled, failed: list[int], unusable: list[int]) -> None:
+    for rows, numbers in ((settled.failed, failed), (settled.unusable, unusable)):
+        rows.add(np.array(numbers, dtype=np.uint32))
+        numbers.clear()
 
 
 def faults_in(path: Path) -> Iterator[Fault]:

@@ -4,12 +4,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Protocol
 
 from rlhf_core.data.batches import RowBatch
 from rlhf_core.data.checking import CheckedTable, KeepsRows, RowsSeen, TableCheck
+from rlhf_core.data.leaks import LeakFinder
 from rlhf_core.data.row_sets import Flags
+from rlhf_core.data.rules import Fault
 from rlhf_core.data.schemas import TableName
-from rlhf_core.data.sides import Splitter
+from rlhf_core.data.sides import Sides, Splitter
 from rlhf_core.data.staging import StagedRows
 from rlhf_core.data.token_checks import RecipeTokens, TokenChecks
 from rlhf_core.settings.data import TableSettings
@@ -26,6 +29,7 @@ class Gate:
         """Rows that may be used, by table; none where nothing is split."""
         self._scratch = scratch
         self._splitter = splitter
+        self._leaks = LeakFinder(scratch)
 
     def check(
         self,
@@ -39,20 +43,38 @@ class Gate:
         keepers: list[KeepsRows] = []
         if self._splitter is not None:
             staged = self.staged[table] = StagedRows(self._scratch, table)
-            keepers = [staged, _KeysOfTable(self._splitter, table)]
+            keepers = [staged, _OfTable(self._splitter, table), _OfTable(self._leaks, table)]
         checked = check.run(table_settings, accounts=accounts, keepers=keepers)
         if self._splitter is not None:
             self.staged[table].close()
         return checked
 
+    def tell_leaks(self, sides: Sides, checked: Sequence[CheckedTable]) -> dict[str, object]:
+        """`checked` knows the training rows that are nearly held-out ones; gives their counts.
 
-class _KeysOfTable:
-    def __init__(self, splitter: Splitter, table: TableName) -> None:
-        self._splitter = splitter
+        Those that are set aside are taken from `sides`.
+        """
+        found: dict[TableName, list[tuple[int, Fault]]] = {}
+        for table, number, fault in self._leaks.leaks(sides, self.staged):
+            found.setdefault(table, []).append((number, fault))
+        for of_table in checked:
+            leaks = sorted(found.get(of_table.table, ()), key=lambda leak: leak[0])
+            of_table.tell(leaks)
+            sides.without(of_table.table, of_table.settled.unusable)
+        return self._leaks.facts()
+
+
+class _RowsOfTables(Protocol):
+    def add(self, table: TableName, batch: RowBatch, kept: Flags) -> None: ...
+
+
+class _OfTable:
+    def __init__(self, taker: _RowsOfTables, table: TableName) -> None:
+        self._taker = taker
         self._table: TableName = table
 
     def add(self, batch: RowBatch, kept: Flags) -> None:
-        self._splitter.add(self._table, batch, kept)
+        self._taker.add(self._table, batch, kept)
 
 
 @contextmanager

@@ -378,6 +378,22 @@ _TABLE = (
         "an equal row counts twice",
         "remove the line",
     ),
+    Rule(
+        "LEAK-001",
+        "almost-an-evaluation-prompt",
+        "warn",
+        "training on nearly the same prompt makes the evaluation look better than it is",
+        "set such rows aside: `--set data.rules.LEAK-001=set_aside`, or split by a column that "
+        "keeps the two together: `--set data.split_by=COLUMN`",
+    ),
+    Rule(
+        "LEAK-002",
+        "almost-a-validation-prompt",
+        "warn",
+        "training on nearly the same prompt makes the validation look better than it is",
+        "set such rows aside: `--set data.rules.LEAK-002=set_aside`, or split by a column that "
+        "keeps the two together: `--set data.split_by=COLUMN`",
+    ),
 )
 
 RULES: Mapping[str, Rule] = {rule.id: rule for rule in _TABLE}
@@ -388,6 +404,7 @@ LENGTH_RULES = frozenset({"LEN-001", "LEN-002"})
 _USABLE = frozenset(
     {
         *("PREF-002", "PREF-005", "PREF-008", "PREF-010", "DUP-001"),
+        *("LEAK-001", "LEAK-002"),
         *("TOK-002", "TOK-003", "TOK-004", "LEN-003", "LEN-004", "LEN-005"),
     }
 )

@@ -4,7 +4,7 @@ from array import array
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +89,13 @@ class Sides:
 
     rules: list[HeldOut] = field(default_factory=list)
     """What was held out, and how."""
+
+    def without(self, table: TableName, rows: RowSet) -> None:
+        """The rows of this table stand on no side any more, of whatever table."""
+        for splits in self.tables.values():
+            for split, side in splits.items():
+                if side.origin == table:
+                    splits[split] = replace(side, rows=side.rows - rows)
 
 
 class Splitter:

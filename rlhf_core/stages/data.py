@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rlhf_core.data.checking import CheckedTable, refusal, rule_actions
 from rlhf_core.data.distributions import accounts_of, facts_of
@@ -37,13 +38,15 @@ def make_data(
     with scratch_folder(out_dir) as scratch:
         splitter = Splitter(scratch, list(named), settings)
         gate = Gate(RecipeTokens(settings, model), scratch=scratch, splitter=splitter)
-        checked, facts = _check(gate, named, out_dir, report)
-        usable = {table.table: table.usable for table in checked}
-        sides = splitter.sides(usable, gate.staged)
+        checked, found = _check(gate, named, report)
+        _refuse_unusable(gate, checked, found, out_dir)
+        sides = splitter.sides({table.table: table.usable for table in checked}, gate.staged)
+        leaks = gate.tell_leaks(sides, checked)
+        _refuse_unusable(gate, checked, found, out_dir)
         measured = write_sides(sides, gate.staged, out_dir, scratch=scratch)
         metrics = _metrics(sides, checked) | measured
-        facts |= {"sides": side_facts(sides), "metrics": metrics}
-        _write_report(out_dir, facts, checked)
+        found |= {"sides": side_facts(sides), "near_duplicates": leaks, "metrics": metrics}
+        _write(gate, checked, found, out_dir)
     return metrics
 
 
@@ -57,42 +60,34 @@ def examine_data(
     named = _named_tables(settings, out_dir, seed)
     with scratch_folder(out_dir) as scratch:
         gate = Gate(RecipeTokens(settings, model, of_a_recipe=False), scratch=scratch)
-        checked, facts = _check(gate, named, out_dir, report)
-        _write_report(out_dir, facts, checked)
+        checked, found = _check(gate, named, report)
+        _refuse_unusable(gate, checked, found, out_dir)
+        _write(gate, checked, found, out_dir)
 
 
 def _check(
-    gate: Gate, named: Mapping[TableName, TableSettings], out_dir: Path, report: Report
+    gate: Gate, named: Mapping[TableName, TableSettings], report: Report
 ) -> tuple[list[CheckedTable], dict[str, object]]:
-    """All tables, read and checked, and the facts of them; raises DataError at a refusal."""
-    tokens = gate.tokens
+    """All tables, read and checked, and what was found out about their rows."""
     checked: list[CheckedTable] = []
-    tables: dict[str, dict[str, object]] = {}
+    found: dict[str, object] = {}
     for step, (table, table_settings) in enumerate(named.items(), start=1):
-        accounts, checks = accounts_of(table), tokens.checks(table)
-        found = gate.check(table, table_settings, accounts, checks)
-        checked.append(found)
-        tables[table] = {
-            **found.facts(),
-            **checks.facts(),
-            "distributions": facts_of(accounts),
-        }
-        report(step, {f"{table}_rows": found.row_count})
-    _write_json(out_dir / SOURCES, [source for table in checked for source in table.sources])
-    _write_set_aside(out_dir / SET_ASIDE, checked, gate.staged)
+        accounts, checks = accounts_of(table), gate.tokens.checks(table)
+        of_table = gate.check(table, table_settings, accounts, checks)
+        checked.append(of_table)
+        found[table] = {**checks.facts(), "distributions": facts_of(accounts)}
+        report(step, {f"{table}_rows": of_table.row_count})
+    return checked, {"tables": found}
+
+
+def _refuse_unusable(
+    gate: Gate, checked: Sequence[CheckedTable], found: Mapping[str, object], out_dir: Path
+) -> None:
+    """Raise DataError where the tables cannot be used; the report is written first."""
     message = refusal(checked, str(out_dir / REPORT))
-    facts: dict[str, object] = {
-        "split_by": tokens.settings.split_by,
-        "lengths_counted_in": tokens.counter.unit,
-        "tokenizer": tokens.facts(),
-        "tables": tables,
-        "rules": rule_facts(tables, rule_actions(tokens.settings)),
-        "usable": message is None,
-    }
     if message is not None:
-        _write_report(out_dir, facts, checked)
+        _write(gate, checked, {**found, "usable": False}, out_dir)
         raise DataError(message)
-    return checked, facts
 
 
 def _named_tables(
@@ -126,9 +121,24 @@ def _world_tables(world: SupportDeskSettings, raw: Path) -> dict[TableName, Tabl
     }
 
 
-def _write_report(
-    out_dir: Path, facts: Mapping[str, object], checked: Sequence[CheckedTable]
+def _write(
+    gate: Gate, checked: Sequence[CheckedTable], found: Mapping[str, Any], out_dir: Path
 ) -> None:
+    """`out_dir` holds the report, the rows set aside and the sources."""
+    tables: dict[str, dict[str, Any]] = {
+        table.table: table.facts() | found["tables"][table.table] for table in checked
+    }
+    facts = {
+        "split_by": gate.tokens.settings.split_by,
+        "lengths_counted_in": gate.tokens.counter.unit,
+        "tokenizer": gate.tokens.facts(),
+        "usable": True,
+        **found,
+        "tables": tables,
+        "rules": rule_facts(tables, rule_actions(gate.tokens.settings)),
+    }
+    _write_json(out_dir / SOURCES, [source for table in checked for source in table.sources])
+    _write_set_aside(out_dir / SET_ASIDE, checked, gate.staged)
     faults = (_fault(table.table, fault) for table in checked for fault in table.faults())
     write_report(out_dir / REPORT, facts, faults)
     shown = [
