@@ -9,7 +9,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rlhf_core.data.rules import Fault, render_faults
+from rlhf_core.data.rules import Fault, render_faults, visible
 from rlhf_core.data.sources import DATA_SUFFIXES, LocalFile, RawRow, local_file, read_file
 from rlhf_core.errors import DataError
 from rlhf_core.settings.data import TableSettings
@@ -163,4 +163,4 @@ def _commit(name: str, revision: str | None) -> str | None:
 
 
 def _short(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return f"{type(error).__name__}: {visible(' '.join(str(error).split())[:200])}"

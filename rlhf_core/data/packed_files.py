@@ -6,6 +6,7 @@ from typing import BinaryIO, Protocol
 import pyarrow as pa
 
 from rlhf_core.data.file_formats import GZIP, ZSTD
+from rlhf_core.data.rules import visible
 
 _READ_BYTES = 2**16
 
@@ -89,5 +90,5 @@ class _ZstdStream:
         try:
             return bytes(self._stream.read(min(size, _READ_BYTES)))
         except (pa.ArrowException, OSError) as error:
-            said = " ".join(str(error).split())
+            said = visible(" ".join(str(error).split()))
             raise DamagedError(f"its packed data is damaged or cut off ({said})") from None

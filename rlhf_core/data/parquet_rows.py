@@ -2,18 +2,18 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rlhf_core.data.parquet_pages import PageSizes, page_sizes
 from rlhf_core.data.physical_lines import MAX_ROW_BYTES
 from rlhf_core.data.raw_rows import RawRow
-from rlhf_core.data.rules import Fault, shown_key
+from rlhf_core.data.rules import Fault, shown_key, visible
 
 _BATCH_BYTES = 4 * 2**20
-_I32_FIELD = b"\x15"
-"""In Thrift's compact protocol: the next field, a number of 32 bits."""
+_LARGEST_PAGE = 128 * 2**20
+"""Writers make pages of 1 MiB, DuckDB of up to 100 MB."""
 
 _MOST_BYTES = 64 * 2**20
 _MOST_ROWS = 64
@@ -38,7 +38,7 @@ def parquet_rows(name: str, path: Path) -> Iterator[RawRow | Fault]:
                 yield from _rows(name, number, batch)
                 number += batch.num_rows
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
-        said = " ".join(str(error).split())[:200]
+        said = visible(" ".join(str(error).split())[:300])
         seen = f"row {number + 1} cannot be read: the file is damaged or cut off ({said})"
         yield Fault("DATA-003", name, number + 1, "", seen)
 
@@ -49,42 +49,23 @@ def _column_that_stands_twice(schema: pa.Schema) -> str | None:
 
 
 def _batches(file: pq.ParquetFile, path: Path) -> Iterator[pa.RecordBatch]:
-    """All rows, in batches of few bytes as far as means and dictionaries tell."""
+    """All rows, in batches of few bytes as far as means and pages tell."""
     with path.open("rb") as opened:
+        sizes = page_sizes(opened)
         for place in range(file.metadata.num_row_groups):
             group = file.metadata.row_group(place)
             row_bytes = max(1, group.total_byte_size // max(1, group.num_rows))
-            largest = max(
-                (_dictionary_bytes(opened, group.column(n)) for n in range(group.num_columns)),
-                default=0,
+            pages = next(sizes, PageSizes(0, 0))
+            if pages.page > _LARGEST_PAGE:
+                raise ValueError(
+                    f"a page of row group {place + 1} says that it has {pages.page:,} bytes, more "
+                    f"than {_LARGEST_PAGE:,}; a file that is whole can be written again with pages "
+                    "of 1 MiB"
+                )
+            size = min(
+                _BATCH_BYTES // row_bytes, _MOST_BYTES // max(1, pages.dictionary), _MOST_ROWS
             )
-            size = min(_BATCH_BYTES // row_bytes, _MOST_BYTES // max(1, largest), _MOST_ROWS)
             yield from file.iter_batches(max(1, size), row_groups=[place], use_threads=False)
-
-
-def _dictionary_bytes(opened: BinaryIO, column: pq.ColumnChunkMetaData) -> int:
-    """Size of the page from which each row may repeat a value; 0 where there is none.
-
-    It is the second number of the page's header, in Thrift's compact protocol: a byte for the
-    field, and seven bits of the number in each byte after it, the lowest first and its sign last.
-    """
-    if not column.has_dictionary_page:
-        return 0
-    opened.seek(column.dictionary_page_offset or 0)
-    header = opened.read(16)
-    place = 0
-    number = 0
-    for _ in ("type", "uncompressed size"):
-        if header[place : place + 1] != _I32_FIELD:
-            return 0
-        place, number, shift = place + 1, 0, 0
-        while place < len(header):
-            number |= (header[place] & 0x7F) << shift
-            shift += 7
-            place += 1
-            if header[place - 1] < 0x80:
-                break
-    return number >> 1
 
 
 def _rows(name: str, before: int, batch: pa.RecordBatch) -> Iterator[RawRow | Fault]:

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from rlhf_core.data.parquet_pages import PageSizes, page_sizes
 from rlhf_core.data.rules import RULES, Fault
 from rlhf_core.data.sources import MAX_ROW_BYTES, LocalFile, RawRow, read_file
 
@@ -326,6 +327,30 @@ def test_a_parquet_value_that_many_rows_repeat_is_read_in_bounded_memory(tmp_pat
     pq.write_table(pa.table({"text": repeated}), path, store_schema=False)
     assert path.stat().st_size < 1_000_000
     assert measured(path) == [f"{line} row" for line in range(1, 101)]
+
+
+def test_the_sizes_of_pages_are_known_before_they_are_unpacked(tmp_path, monkeypatch):
+    rows = [{"text": "x" * 100_000, "n": 1}, {"text": "y" * 50_000, "n": 2}]
+    written = {
+        "dictionary": parquet(rows * 10, compression="zstd"),
+        "plain": parquet(rows, use_dictionary=False, data_page_version="2.0", row_group_size=1),
+    }
+    # Each value stands with its length, in four bytes; that it is not null takes two more.
+    assert list(page_sizes(io.BytesIO(written["dictionary"]))) == [PageSizes(150_008, 150_008)]
+    assert list(page_sizes(io.BytesIO(written["plain"]))) == [
+        PageSizes(100_006, 0),
+        PageSizes(50_006, 0),
+    ]
+    monkeypatch.setattr("rlhf_core.data.parquet_rows._LARGEST_PAGE", 100_000)
+    for content in written.values():
+        fault = fault_of(tmp_path, "a.parquet", content)
+        assert (fault.rule, fault.line) == ("DATA-003", 1)
+        assert "can be written again with pages of 1 MiB" in fault.seen
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"\xff" * 64, b"\x15" * 64, PARQUET[:-30]])
+def test_pages_that_cannot_be_understood_have_no_sizes(content):
+    assert list(page_sizes(io.BytesIO(content))) == []
 
 
 def test_many_blank_lines_take_no_memory(tmp_path):
