@@ -5,14 +5,14 @@ a row says, whose are not (C11). A row that spells none has the ids of the whole
 tokenizer reads it; one that does is read again, with its control tokens as plain characters.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from tokenizers import Tokenizer
 
+from rlhf_core.bare_tokenizers import bare_copy, literal_copy
 from rlhf_core.data.control_tokens import ControlTokens
 from rlhf_core.errors import DataError
 
@@ -149,51 +149,19 @@ class LiteralText:
     @cached_property
     def _plain(self) -> Tokenizer:
         """The tokenizer, to which a control token is text."""
-        return _to_which_control_is_text(json.loads(self.tokenizer.to_str()), self.control)
+        return literal_copy(self.tokenizer, self.control, bare=False)
 
     @cached_property
     def _bare(self) -> Tokenizer:
         """The same, which puts nothing before a text."""
-        return _to_which_control_is_text(bare(self.tokenizer), self.control)
+        return literal_copy(self.tokenizer, self.control, bare=True)
 
     @cached_property
     def _with_control(self) -> Tokenizer:
-        return Tokenizer.from_str(json.dumps(bare(self.tokenizer)))
+        return bare_copy(self.tokenizer)
 
 
 def _put(segments: list[str | int], text: str) -> None:
     """Add the text to the stretch at the end of `segments`."""
     last = segments[-1]
     segments[-1] = last + text if isinstance(last, str) else text
-
-
-def _to_which_control_is_text(described: dict[str, Any], control: ControlTokens) -> Tokenizer:
-    """The tokenizer with every control token, and no other added token, left unread in a text."""
-    for token in described["added_tokens"]:
-        token["special"] = token["content"] in control.ids or token["special"]
-    described |= {"truncation": None, "padding": None}
-    plain = Tokenizer.from_str(json.dumps(described))
-    plain.encode_special_tokens = True
-    return plain
-
-
-def bare(tokenizer: Tokenizer) -> dict[str, Any]:
-    """A tokenizer's description without what is put around or before a whole text."""
-    described: dict[str, Any] = json.loads(tokenizer.to_str())
-    described |= {"post_processor": None, "truncation": None, "padding": None}
-    for part in ("normalizer", "pre_tokenizer"):
-        described[part] = _without_prefix(described[part])
-    return described
-
-
-def _without_prefix(step: dict[str, Any] | None) -> dict[str, Any] | None:
-    """The step of a tokenizer, with no space put before a text that has none."""
-    if step is None or step["type"] == "Prepend":
-        return None
-    if step["type"] == "Sequence":
-        name = "normalizers" if "normalizers" in step else "pretokenizers"
-        inner = list(filter(None, map(_without_prefix, step[name])))
-        return {**step, name: inner} if inner else None
-    if step["type"] == "Metaspace":
-        return {**step, "prepend_scheme": "never"}
-    return {**step, "add_prefix_space": False} if "add_prefix_space" in step else step

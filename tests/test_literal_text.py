@@ -312,3 +312,15 @@ def test_tokenizers_of_other_kinds_yield_no_control_token_for_text(made, meant, 
         assert control(encode, response) == [encode.eos_token_id], text
         shown = encode.tokenizer.decode(prompt[len(meant) :])
         assert "".join(shown.split()).lower() == "".join(text.split()).lower()
+
+
+def test_tokens_that_were_added_after_control_tokens_keep_their_ids():
+    made = byte_pair_tokenizer(CORPUS, 320)
+    for token in ("<think>", "    ", "<|end|>", "\n\n"):
+        made.add_tokens([AddedToken(token, special=token == "<|end|>")])
+    encode = Encoder(made, MODEL)
+    ids = made.convert_tokens_to_ids
+    (found,) = encode.prompts(["<think>    the<|end|>\n\n"])
+    assert control(encode, found) == []
+    assert [token for token in found if token in ids(["    ", "\n\n"])] == ids(["    ", "\n\n"])
+    assert made.decode(found) == "<think>    the<|end|>\n\n"
