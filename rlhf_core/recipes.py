@@ -9,6 +9,7 @@ from typing import Any, Union, get_args, get_origin
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from rlhf_core.data.rules import visible
 from rlhf_core.errors import RecipeError
 from rlhf_core.settings.base import Settings
 from rlhf_core.settings.recipe import Recipe
@@ -31,13 +32,14 @@ _EXPECTED = {
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe in `path` with each `dotted.field=value` applied; all of it is valid."""
-    document = parse_yaml(_read_text(path), path.name)
+    name = visible(path.name)
+    document = parse_yaml(_read_text(path), name)
     if not isinstance(document.value, dict):
         raise RecipeError(
-            f"{path.name}: found {_shown(document.value)}, expected a recipe: lines of the form "
+            f"{name}: found {_shown(document.value)}, expected a recipe: lines of the form "
             "`name: ...`, `data: ...`, `model: ...`."
         )
-    return recipe_of(document.value, overrides, name=path.name, lines=document.lines)
+    return recipe_of(document.value, overrides, name=name, lines=document.lines)
 
 
 def recipe_of(
@@ -84,15 +86,16 @@ def _read_text(path: Path) -> str:
             content = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise RecipeError(
-            f"{path} cannot be read ({error.strerror}): pass the path of a recipe file."
+            f"{visible(str(path))} cannot be read ({error.strerror}): pass the path of a recipe "
+            "file."
         ) from None
     if len(content) > MAX_BYTES:
-        raise RecipeError(f"{path.name} is over {MAX_BYTES} bytes: it is not a recipe.")
+        raise RecipeError(f"{visible(path.name)} is over {MAX_BYTES} bytes: it is not a recipe.")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise RecipeError(
-            f"{path.name}: byte {error.start} is not UTF-8: save the file as UTF-8."
+            f"{visible(path.name)}: byte {error.start} is not UTF-8: save the file as UTF-8."
         ) from None
 
 

@@ -30,7 +30,7 @@ article .scroll { padding-bottom: 6px; }
 article table td:first-child { min-width: 9em; }
 .field { overflow-wrap: normal; }
 .columns + .scroll, .scroll + .scroll { margin-top: 18px; }
-a { color: var(--accent); text-decoration: none; }
+a, details summary { color: var(--accent); text-decoration: none; }
 @media (max-width: 600px) {
   article > header dl { grid-template-columns: 46px 1fr; }
   th:first-child, td:first-child, td small { white-space: normal; }

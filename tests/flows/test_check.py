@@ -260,6 +260,15 @@ def test_a_recipe_stands_alone_and_names_its_own_columns(tmp_path, tiny_recipe):
 HOSTILE = "a\x1b[31m\u202e\u2066b"
 
 
+def test_nothing_of_a_recipes_name_reaches_the_terminal_raw(tmp_path):
+    for content in ("a: [", "- 1", "name: x", "\0"):
+        recipe = tmp_path / f"{HOSTILE}.yaml"
+        recipe.write_text(content)
+        code, shown, message = check(recipe)
+        assert code == 2
+        assert not HIDDEN.search(shown + message)
+
+
 def test_nothing_of_the_data_reaches_the_terminal_raw(tmp_path):
     rows = [
         {HOSTILE: 1, "prompt": HOSTILE},
