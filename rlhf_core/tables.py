@@ -1,17 +1,20 @@
 """The tables of the data artifact: written here, and read by every later stage.
 
-Files are Parquet under a fixed schema, so equal rows give equal bytes.
+Files are Parquet under a fixed schema, so equal rows give equal bytes. pandas is loaded where a
+table is read.
 """
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rlhf_core.errors import ArtifactError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 DemonstrationSplit = Literal["train", "validation"]
 PreferenceSplit = Literal["train", "validation"]
@@ -47,12 +50,12 @@ _MAY_LACK = ("margin", "confidence")
 Table = Literal["demonstrations", "preferences", "prompts", "text"]
 
 
-def read_demonstrations(folder: Path, split: DemonstrationSplit) -> pd.DataFrame:
+def read_demonstrations(folder: Path, split: DemonstrationSplit) -> "pd.DataFrame":
     """One row per demonstration: prompt, response, file, line."""
     return _read(folder, "demonstrations", split)
 
 
-def read_preferences(folder: Path, split: PreferenceSplit) -> pd.DataFrame:
+def read_preferences(folder: Path, split: PreferenceSplit) -> "pd.DataFrame":
     """One row per ranking: prompt, responses, ranks, source, group, margin, confidence, file, line.
 
     Rank 1 is best and equal ranks are ties; a pair is a ranking of two with ranks [1, 2]. The
@@ -61,12 +64,12 @@ def read_preferences(folder: Path, split: PreferenceSplit) -> pd.DataFrame:
     return _read(folder, "preferences", split)
 
 
-def read_prompts(folder: Path, split: PromptSplit) -> pd.DataFrame:
+def read_prompts(folder: Path, split: PromptSplit) -> "pd.DataFrame":
     """One row per prompt: prompt, reference (a demonstration's response, or None), file, line."""
     return _read(folder, "prompts", split)
 
 
-def read_text(folder: Path, split: TextSplit) -> pd.DataFrame:
+def read_text(folder: Path, split: TextSplit) -> "pd.DataFrame":
     """One row per plain text: text, file, line; no rows where the recipe names no text."""
     return _read(folder, "text", split)
 
@@ -120,7 +123,7 @@ class TableWriter:
         self._held, self._held_bytes, self._is_empty = [], 0, False
 
 
-def _read(folder: Path, table: Table, split: str) -> pd.DataFrame:
+def _read(folder: Path, table: Table, split: str) -> "pd.DataFrame":
     path = _file(folder, table, split)
     try:
         stored = pq.read_table(path)
@@ -133,6 +136,8 @@ def _read(folder: Path, table: Table, split: str) -> pd.DataFrame:
         raise ArtifactError(
             f"{path} cannot be read as Parquet ({error}): it is damaged. Run stage 'data' again."
         ) from error
+    import pandas as pd
+
     columns = {
         field.name: pd.Series(
             stored.column(field.name).to_pylist(),

@@ -1,4 +1,7 @@
-"""What a usable row is, as pandera schemas; every row that is not is named with its rule."""
+"""What a usable row is, by the schemas of `row_schemas`; every other is named with its rule.
+
+The schemas are loaded once there is a row that is not certainly in order.
+"""
 
 import hashlib
 import unicodedata
@@ -6,10 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
-import pandas as pd
-import pandera.pandas as pa
 from numpy.typing import NDArray
-from pandera.errors import SchemaErrors
 
 from rlhf_core.data.batches import RowBatch
 from rlhf_core.data.rows import Row
@@ -65,30 +65,8 @@ def _equal_yet_ranked(row: Row) -> bool:
     return len(set(zip(texts, row.ranks, strict=True))) > len(set(texts))
 
 
-TEXTS = pa.DataFrameSchema(
-    {
-        "is_blank": pa.Column(bool, pa.Check(lambda found: ~found, name="TXT-001")),
-        "surrogate_at": pa.Column(int, pa.Check(lambda place: place < 0, name="TXT-002")),
-        "control_at": pa.Column(int, pa.Check(lambda place: place < 0, name="TXT-003")),
-    }
-)
-"""Every prompt and response: something to read, and encodable.
-
-The frame holds what was found in a text, not the text: pandas cannot hold half a character, and
-pandera's messages would quote it.
-"""
-
-ROWS = pa.DataFrameSchema(
-    {
-        "no_preference": pa.Column(bool, pa.Check(lambda found: ~found, name="PREF-002")),
-        "equal_yet_ranked": pa.Column(bool, pa.Check(lambda found: ~found, name="PREF-004")),
-    }
-)
-"""Every row of a table for itself: where it ranks, it prefers something to something else."""
-
-
 def check_batch(batch: RowBatch, table: TableName) -> list[tuple[int, Fault]]:
-    """The faults of the rows by the schemas above, each with its row's number, row after row.
+    """The faults of the rows by the schemas, each with its row's number, row after row.
 
     The schemas see the rows that are not certainly in order.
     """
@@ -138,21 +116,22 @@ def _doubtful_ranks(rows: Sequence[Row]) -> NDArray[np.bool_]:
             else:
                 doubtful[place] = _comparable(one) == _comparable(other)
         elif row.ranks:
-            doubtful[place] = True
+            distinct = {_comparable(response) for response in row.responses}
+            doubtful[place] = len(set(row.ranks)) == 1 or len(distinct) < len(row.responses)
     return np.array(doubtful, dtype=np.bool_)
 
 
 def _text_faults(rows: Sequence[Row], table: TableName) -> list[tuple[int, Fault]]:
+    from rlhf_core.data.row_schemas import TEXTS, failures
+
     texts = list(_texts(rows, table))
-    frame = pd.DataFrame(
-        {
-            "is_blank": [is_blank(text.text) for text in texts],
-            "surrogate_at": [_surrogate(text.text) for text in texts],
-            "control_at": [_control(text.text) for text in texts],
-        }
-    )
+    columns: dict[str, Sequence[object]] = {
+        "is_blank": [is_blank(text.text) for text in texts],
+        "surrogate_at": [_surrogate(text.text) for text in texts],
+        "control_at": [_control(text.text) for text in texts],
+    }
     found = []
-    for rule, index in _failures(TEXTS, frame):
+    for rule, index in failures(TEXTS, columns):
         place, field, text = texts[index]
         row = rows[place]
         fault = Fault(rule, row.file, row.line, field, _seen_in_text(rule, text))
@@ -161,14 +140,14 @@ def _text_faults(rows: Sequence[Row], table: TableName) -> list[tuple[int, Fault
 
 
 def _row_faults(rows: Sequence[Row]) -> list[tuple[int, Fault]]:
-    frame = pd.DataFrame(
-        {
-            "no_preference": [bool(row.ranks) and len(set(row.ranks)) == 1 for row in rows],
-            "equal_yet_ranked": [_equal_yet_ranked(row) for row in rows],
-        }
-    )
+    from rlhf_core.data.row_schemas import ROWS, failures
+
+    columns: dict[str, Sequence[object]] = {
+        "no_preference": [bool(row.ranks) and len(set(row.ranks)) == 1 for row in rows],
+        "equal_yet_ranked": [_equal_yet_ranked(row) for row in rows],
+    }
     found = []
-    for rule, place in _failures(ROWS, frame):
+    for rule, place in failures(ROWS, columns):
         row = rows[place]
         if rule == "PREF-002":
             field, seen = "ranks", f"all {len(row.ranks)} ranks are equal"
@@ -211,19 +190,6 @@ def _texts(rows: Sequence[Row], table: TableName) -> Iterator[_Text]:
         yield _Text(place, "text" if table == "text" else "prompt", row.prompt)
         for field, response in zip(field_names(row), row.responses, strict=True):
             yield _Text(place, field, response)
-
-
-def _failures(schema: pa.DataFrameSchema, frame: pd.DataFrame) -> list[tuple[str, int]]:
-    """The rule and the row of the frame of every check that fails."""
-    try:
-        schema.validate(frame, lazy=True)
-    except SchemaErrors as errors:
-        cases = errors.failure_cases
-        return [
-            (str(rule), int(place))
-            for rule, place in zip(cases["check"], cases["index"], strict=True)
-        ]
-    return []
 
 
 def _seen_in_text(rule: str, text: str) -> str:

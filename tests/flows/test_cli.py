@@ -20,7 +20,7 @@ def modules_after(code: str) -> set[str]:
     """Which of the heavy libraries are loaded after running `code` in a new process."""
     shown = f"{code}\nimport sys, json\nprint()\nprint(json.dumps(sorted(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", shown], capture_output=True, text=True, check=True)
-    heavy = {"torch", "transformers", "prefect", "mlflow"}
+    heavy = {"torch", "transformers", "prefect", "mlflow", "datasets", "pandera"}
     return heavy & set(json.loads(done.stdout.splitlines()[-1]))
 
 
@@ -38,7 +38,7 @@ def test_a_recipe_is_read_before_any_heavy_library():
     assert modules_after("import flows.cli") == set()
 
 
-def test_check_loads_no_library_that_trains(tiny_recipe):
+def test_check_of_rows_in_order_loads_neither_what_trains_nor_what_validates(tiny_recipe):
     code = (
         "from flows.cli import cli\n"
         f"cli.main(['check', {str(tiny_recipe)!r}], standalone_mode=False)"
