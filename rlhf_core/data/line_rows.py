@@ -132,6 +132,8 @@ def _decoded(name: str, block: Lines, place: int, content: bytes) -> str | Fault
 
 def _oversized(name: str, block: Lines) -> Fault:
     seen = f"over {MAX_ROW_BYTES:,} bytes on one line"
+    if block.lines[0].lstrip().startswith(b"["):
+        seen += ", which begins as a JSON array: `jq -c '.[]' FILE > NEW` makes lines of one"
     returns = block.lines[0].count(b"\r")
     if returns:
         seen += (

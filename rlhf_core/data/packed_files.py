@@ -10,6 +10,10 @@ from rlhf_core.data.rules import visible
 
 _READ_BYTES = 2**16
 
+MOST_UNPACKED_BYTES = 2**30
+MOST_TIMES = 400
+"""Text that can teach anything is never packed so small; gzip could pack to a thousandth."""
+
 
 class ByteStream(Protocol):
     """What bytes are read from, some at a time, until there are none."""
@@ -24,8 +28,8 @@ class DamagedError(Exception):
 def unpacked(file: BinaryIO, format_name: str) -> ByteStream:
     """The bytes of a file as they were before it was packed; its own where it was not."""
     if format_name == GZIP:
-        return _GzipStream(file)
-    return _ZstdStream(file) if format_name == ZSTD else _PlainStream(file)
+        return _NoBomb(_GzipStream(file), file)
+    return _NoBomb(_ZstdStream(file), file) if format_name == ZSTD else _PlainStream(file)
 
 
 class _PlainStream:
@@ -37,6 +41,24 @@ class _PlainStream:
             return self._file.read(size)
         except OSError as error:
             raise DamagedError(f"the disk does not give it back ({error.strerror})") from None
+
+
+class _NoBomb:
+    """A stream that ends in an error where it unpacks to far more than any text does."""
+
+    def __init__(self, stream: ByteStream, packed: BinaryIO) -> None:
+        self._stream, self._packed = stream, packed
+        self._unpacked_bytes = 0
+
+    def read(self, size: int, /) -> bytes:
+        found = self._stream.read(size)
+        self._unpacked_bytes += len(found)
+        if self._unpacked_bytes > max(MOST_UNPACKED_BYTES, MOST_TIMES * self._packed.tell()):
+            raise DamagedError(
+                f"it unpacks to over {MOST_UNPACKED_BYTES:,} bytes and {MOST_TIMES} times its "
+                "size, as no text does; was it made to fill a disk? If not, unpack it first"
+            )
+        return found
 
 
 class _GzipStream:

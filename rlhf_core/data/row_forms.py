@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple
 
 from rlhf_core.data.dialogues import (
+    HUMAN,
     render_messages,
     render_prompt,
     reply_of,
@@ -69,6 +70,8 @@ def _pair(fields: Fields) -> Parts:
     prompt = fields.get("prompt")
     chosen, rejected = fields.get("chosen"), fields.get("rejected")
     if isinstance(prompt, str) and isinstance(chosen, str) and isinstance(rejected, str):
+        if chosen.startswith(HUMAN) or rejected.startswith(HUMAN):
+            return _pair_of_transcripts(prompt, chosen, rejected)
         return Parts(prompt, (chosen, rejected), _PAIR)
     prompt = present(fields, "prompt")
     replies = present(fields, "chosen"), present(fields, "rejected")
@@ -78,6 +81,26 @@ def _pair(fields: Fields) -> Parts:
         return _pair_of_dialogues(fields, prompt)
     rendered = _prompt_text(fields)
     return Parts(rendered, (_reply(fields, "chosen"), _reply(fields, "rejected")), _PAIR)
+
+
+def _pair_of_transcripts(prompt: str, chosen: str, rejected: str) -> Parts:
+    """A prompt beside whole transcripts that must both begin with it.
+
+    Where one of the two is no transcript, and the other does not begin with the prompt, they are
+    responses, of which one speaks of turns.
+    """
+    given = prompt.strip()
+    texts = chosen.lstrip(), rejected.lstrip()
+    are_transcripts = chosen.startswith(HUMAN) and rejected.startswith(HUMAN)
+    repeat_it = HUMAN in prompt and any(text.startswith(given) for text in texts)
+    if not are_transcripts and not repeat_it:
+        return Parts(prompt, (chosen, rejected), _PAIR)
+    shared = split_transcripts(chosen, rejected)
+    begins = shared.prompt.lstrip().startswith(given) if HUMAN in prompt else given in shared.prompt
+    if not begins:
+        seen = f"the transcripts share a beginning that does not hold the prompt {escaped(prompt)}"
+        raise UnusableError("PREF-003", "chosen", seen)
+    return Parts(shared.prompt, (shared.chosen, shared.rejected), _PAIR)
 
 
 def _pair_of_dialogues(fields: Fields, prompt: str) -> Parts:

@@ -105,7 +105,7 @@ def _rows_of_lines(file: LocalFile, opened: BinaryIO, format_name: str) -> Itera
         yield Fault("DATA-003", name, error.line, "", seen)
     except EndlessLineError as error:
         seen = f"{error}; nothing after it was read"
-        yield Fault("SIZE-001", name, error.line, "", seen)
+        yield Fault("DATA-003", name, error.line, "", seen)
 
 
 class _Again:

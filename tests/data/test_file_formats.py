@@ -305,12 +305,31 @@ def test_a_packed_line_that_never_ends_is_left_in_bounded_memory(tmp_path, monke
     assert isinstance(row, RawRow)
     assert isinstance(first, Fault)
     assert isinstance(second, Fault)
-    assert (first.rule, first.line, second.rule, second.line) == ("SIZE-001", 2, "SIZE-001", 2)
+    assert (first.rule, first.line, second.rule, second.line) == ("SIZE-001", 2, "DATA-003", 2)
     assert "nothing after it was read" in second.seen
 
     path = tmp_path / "b.jsonl.zst"
     path.write_bytes(zstd(b'{"a": "' + b"\0" * (200 * 2**20) + b'"}\n{"a": 1}\n'))
     assert measured(path) == ["1 SIZE-001", "2 row"]
+
+
+def test_a_file_that_unpacks_without_end_is_left(tmp_path, monkeypatch):
+    monkeypatch.setattr("rlhf_core.data.packed_files.MOST_UNPACKED_BYTES", 2**20)
+    rows = LINES * 600  # 3 MB, packed to a three-hundredth
+    for name, packed in (("a.jsonl.gz", gzip.compress(rows)), ("a.jsonl.zst", zstd(rows))):
+        monkeypatch.setattr("rlhf_core.data.packed_files.MOST_TIMES", 10_000)
+        assert len(read(tmp_path, name, packed)) == 60_000
+        monkeypatch.setattr("rlhf_core.data.packed_files.MOST_TIMES", 20)
+        fault = fault_of(tmp_path, name, packed)
+        assert fault.rule == "DATA-003"
+        assert "20 times its size" in fault.seen
+
+
+def test_an_array_on_one_endless_line_is_told_to_be_one(tmp_path):
+    (fault,) = read(tmp_path, "a.json", b"[" + b'{"a": 1}, ' * 2_000_000 + b"1]")
+    assert isinstance(fault, Fault)
+    assert fault.rule == "SIZE-001"
+    assert "jq -c '.[]'" in fault.seen
 
 
 def test_a_parquet_file_of_huge_values_is_read_in_bounded_memory(tmp_path):

@@ -307,6 +307,18 @@ DIALOGUE = "\n\nHuman: Hi\n\nAssistant:"
         ("pairs", {"prompt": "Hi", "chosen": [USER, ASSISTANT], "rejected": [USER, OTHER]}),
         ("transcripts", {"chosen": [USER, ASSISTANT], "rejected": [USER, OTHER]}),
         (
+            "pairs",
+            {
+                "prompt": f"{DIALOGUE} ",
+                "chosen": f"{DIALOGUE} Hello.",
+                "rejected": f"{DIALOGUE} Go away.",
+            },
+        ),
+        (
+            "pairs",
+            {"prompt": "Hi", "chosen": f"{DIALOGUE} Hello.", "rejected": f"{DIALOGUE} Go away."},
+        ),
+        (
             "transcripts",
             {"chosen": f"{DIALOGUE} Hello.", "rejected": f"{DIALOGUE} Go away."},
         ),
@@ -315,6 +327,11 @@ DIALOGUE = "\n\nHuman: Hi\n\nAssistant:"
 def test_a_preference_may_be_given_as_messages(form, fields):
     row = row_of(form, fields)
     assert (row.prompt, row.responses, row.ranks) == (DIALOGUE, ("Hello.", "Go away."), (1, 2))
+
+
+def test_a_response_that_speaks_of_turns_is_left_to_the_rule_about_it():
+    row = row_of("pairs", {**PAIR, "chosen": f"{DIALOGUE} b"})
+    assert (row.prompt, row.responses[0]) == (PAIR["prompt"], f"{DIALOGUE} b".lstrip())
 
 
 def test_answers_as_messages_after_a_prompt_of_text_leave_it_as_it_is():
@@ -370,6 +387,18 @@ def test_demonstrations_prompts_and_rankings_may_have_a_prompt_of_messages():
             "chosen",
         ),
         ("transcripts", {"chosen": "a", "rejected": "b"}, "PREF-003", "chosen"),
+        (
+            "pairs",
+            {"prompt": DIALOGUE, "chosen": f"{DIALOGUE} a", "rejected": "b"},
+            "PREF-003",
+            "chosen",
+        ),
+        (
+            "pairs",
+            {"prompt": "Ho", "chosen": f"{DIALOGUE} a", "rejected": f"{DIALOGUE} b"},
+            "PREF-003",
+            "chosen",
+        ),
         (
             "transcripts",
             {"chosen": f"{DIALOGUE} a", "rejected": f"{DIALOGUE} b\n\nHuman: c"},
