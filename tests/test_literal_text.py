@@ -177,6 +177,7 @@ def test_a_spelling_that_only_the_normalizer_makes_yields_no_control_token():
     (ids,) = encode.prompts(["\uff1ctool\uff1e"])
     assert control(encode, ids) == []
     assert encode.literal.control.first_in("\uff1ctool\uff1e").token == "<tool>"
+    assert encode.literal.control.first_in("\ud800 \uff1ctool\uff1e").token == "<tool>"
 
 
 def _bytes_of_gpt2() -> tuple[str, str]:

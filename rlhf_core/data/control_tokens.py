@@ -68,7 +68,8 @@ class ControlTokens:
             found = True
             yield Spelling(match[0], match.start())
         if self.normalized is not None and not found:
-            changed = self.normalized.normalizer.normalize_str(text)
+            encodable = text.encode("utf-8", "replace").decode()  # half a character is none
+            changed = self.normalized.normalizer.normalize_str(encodable)
             for match in self.pattern.finditer(changed):
                 yield Spelling(match[0], match.start())
 

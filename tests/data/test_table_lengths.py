@@ -285,3 +285,10 @@ def test_rows_over_the_budgets_and_texts_kept_are_a_note_each(tmp_path):
         "demonstrations: 50.0% of the rows are over the token budgets (1 prompts)",
         "demonstrations: 3 texts spell control tokens and are kept as plain characters",
     ]
+
+
+def test_half_a_character_which_another_rule_names_stops_no_count(tmp_path):
+    check = lengths(letters(tmp_path), "demonstrations")
+    assert found(check, [row(1, "\ud800", "r"), row(2, "\ud800" * 21, "r")]) == [
+        ("LEN-001", 2, "prompt", "21 tokens, at most 20 fit")
+    ]
