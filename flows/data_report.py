@@ -12,8 +12,6 @@ from flows import console
 if TYPE_CHECKING:
     from tasks.check import Checked
 
-_ACTIONS = {"refuse": "refused", "set_aside": "set aside", "warn": "warning"}
-
 
 def show(checked: "Checked") -> None:
     """Print the report; the rows that a refusal names are left to the refusal."""
@@ -65,6 +63,8 @@ def _rows_of(parts: Mapping[str, Any]) -> list[int]:
 
 
 def _show_rules(report: Mapping[str, Any]) -> None:
+    from rlhf_core.data.totals import ACTION_WORDS
+
     tables = list(report["tables"])
     rows = []
     for rule, facts in report["rules"].items():
@@ -73,7 +73,7 @@ def _show_rules(report: Mapping[str, Any]) -> None:
         rows.append(
             [
                 f"{rule} {facts['title']}",
-                _ACTIONS[facts["action"]] + changed,
+                ACTION_WORDS[facts["action"]] + changed,
                 f"{facts['faults']:,}",
                 *(f"{count:,}" if count else "" for count in counts if len(tables) > 1),
             ]
@@ -83,6 +83,8 @@ def _show_rules(report: Mapping[str, Any]) -> None:
 
 
 def _last_line(checked: "Checked") -> str:
+    from rlhf_core.data.totals import joined_comparisons
+
     tables = checked.facts["tables"].values()
     rows, usable = (sum(facts[name] for facts in tables) for name in ("rows", "usable"))
     broken = len(checked.facts["rules"])
@@ -94,7 +96,9 @@ def _last_line(checked: "Checked") -> str:
             f"{'rule' if broken == 1 else 'rules'}"
         )
     verdict = "can be used" if checked.refusal is None else "could be used"
-    line = f"{usable:,} of {rows:,} rows {verdict}; {rules}."
+    joined = joined_comparisons(checked.facts)
+    told = f", {joined:,} of them joined to rankings" if joined else ""
+    line = f"{usable + joined:,} of {rows:,} rows {verdict}{told}; {rules}."
     if checked.folder is not None:
         line += f"\nPage: {checked.folder / 'report.html'}"
     return line

@@ -8,7 +8,7 @@ from typing import Any
 from prefect.artifacts import create_table_artifact
 
 from rlhf_core.data.report_file import REPORT, REPORT_FILES, read_facts
-from rlhf_core.data.totals import fault_metrics
+from rlhf_core.data.totals import ACTION_WORDS, fault_metrics
 from rlhf_core.errors import DataError
 from tasks.faults import later_faults_logged
 from tasks.handles import StageJob
@@ -20,8 +20,6 @@ REFUSED = "refused"
 
 RULE_TABLE = "data-rules"
 """Key of Prefect's artifact."""
-
-_ACTIONS = {"refuse": "refused", "set_aside": "set aside", "warn": "warning"}
 
 
 def show_rules(facts: Mapping[str, Any]) -> None:
@@ -42,7 +40,7 @@ def _row(rule: str, about: Mapping[str, Any], tables: Mapping[str, Mapping[str, 
     changed = "" if about["action"] == about["default"] else " (changed by the recipe)"
     return {
         "rule": f"{rule} {about['title']}",
-        "what is done": _ACTIONS[about["action"]] + changed,
+        "what is done": ACTION_WORDS[about["action"]] + changed,
         "faults": about["faults"],
         **{name: table["faults_by_rule"].get(rule, 0) for name, table in tables.items()},
     }

@@ -9,7 +9,7 @@ from rlhf_core.data.page_facts import facts_table, other_facts, other_facts_of
 from rlhf_core.data.page_style import STYLE
 from rlhf_core.data.page_tokens import token_section
 from rlhf_core.data.rules import RULES, SHOWN_PER_RULE, Fault, field_of, visible
-from rlhf_core.data.totals import first_faults
+from rlhf_core.data.totals import ACTION_WORDS, first_faults, joined_comparisons
 from rlhf_core.pages.html import document, table, text, tile
 from rlhf_core.pages.stylesheet import STYLESHEET
 from rlhf_core.pages.wording import percent
@@ -18,8 +18,6 @@ PAGE = "report.html"
 
 SHOWN_FAULTS = 500
 """Rows on the page at most, of all rules together; report.json has all of them."""
-
-_ACTIONS = {"refuse": "refused", "set_aside": "set aside", "warn": "warning"}
 
 Report = Mapping[str, Any]
 
@@ -69,11 +67,13 @@ def _tables(report: Report) -> str:
         ]
         for name, facts in report["tables"].items()
     ]
+    count = joined_comparisons(report)
+    joined = f" {count:,} comparisons were joined to the rankings of their group." if count else ""
     return (
         "<h2>Tables</h2>"
         + table(["", "rows read", "usable", "set aside", "share", "prompts cut"], rows)
         + f'<p class="soft">Budgets of length are counted in {text(report["lengths_counted_in"])}.'
-        "</p>"
+        f"{joined}</p>"
     )
 
 
@@ -99,12 +99,12 @@ def _rules(report: Report) -> str:
 
 
 def _default(facts: Mapping[str, Any]) -> str:
-    return f"changed by the recipe; default: {_ACTIONS[facts['default']]}"
+    return f"changed by the recipe; default: {ACTION_WORDS[facts['default']]}"
 
 
 def _action(action: str) -> str:
     kind = {"refuse": "no", "set_aside": "unknown", "warn": "soft"}[action]
-    return f'<span class="{kind}">{_ACTIONS[action]}</span>'
+    return f'<span class="{kind}">{ACTION_WORDS[action]}</span>'
 
 
 def _distributions(name: str, facts: Mapping[str, Any]) -> str:

@@ -5,6 +5,13 @@ from typing import Any
 
 from rlhf_core.data.rules import RULES, SHOWN_PER_RULE, Action, Fault
 
+ACTION_WORDS: Mapping[str, str] = {
+    "refuse": "refused",
+    "set_aside": "set aside",
+    "warn": "warning",
+}
+"""What is done with a row, as reports say it."""
+
 
 def rule_facts(
     tables: Mapping[str, Mapping[str, Any]], actions: Mapping[str, Action]
@@ -28,6 +35,24 @@ def rule_facts(
 def fault_metrics(rules: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
     """The counts of `rule_facts` as metrics."""
     return {f"faults_{rule}": float(facts["faults"]) for rule, facts in rules.items()}
+
+
+def rules_in_words(rules: Mapping[str, Mapping[str, Any]]) -> str:
+    """Every broken rule with its count and what is done, in one line; empty where none is."""
+    return ", ".join(
+        f"{rule} {facts['title']} {facts['faults']:,} ({ACTION_WORDS[facts['action']]})"
+        for rule, facts in rules.items()
+    )
+
+
+def joined_comparisons(report: Mapping[str, Any]) -> int:
+    """How many comparisons went into rankings of several; 0 where anything is refused."""
+    if not report["usable"]:
+        return 0
+    left = ("usable", "set_aside")
+    return sum(
+        facts["rows"] - sum(facts[name] for name in left) for facts in report["tables"].values()
+    )
 
 
 def first_faults(faults: Iterable[Mapping[str, Any]]) -> list[Fault]:

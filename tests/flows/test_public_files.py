@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import pytest
 
+from rlhf_core.data.totals import joined_comparisons
 from tasks.check import check_files, recipe_of_files
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -99,3 +100,5 @@ def test_stories_are_demonstrations_as_well_and_comparisons_of_a_group_are_ranki
         # 15 of the groups lack a comparison of responses that others order
         assert checked.facts["rules"]["PREF-008"]["faults"] == 15
         assert checked.refusal is None
+        usable = checked.facts["tables"]["preferences"]["usable"]
+        assert usable + joined_comparisons(checked.facts) == 2055
