@@ -120,7 +120,9 @@ class RowReader:
 
     def _odd_keys_of(self, names: tuple[str, ...]) -> "_OddKeys":
         needed = COLUMNS_OF_FORM.get(self.form, ("text",))
-        known = (*needed, "source", "group", self.split_by)
+        known = (*needed, "source", "group")
+        if self.split_by != "prompt":
+            known = (*known, self.split_by)
         if self.form in PREFERENCE_FORMS:
             known = (*known, "margin", "confidence")
         known = tuple(self.columns.get(name, name) for name in known)

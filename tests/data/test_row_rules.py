@@ -152,6 +152,11 @@ def test_other_columns_are_harmless(key):
     assert nearly_known(key, ["margin", "source", "group", "confidence", "rejected"]) is None
 
 
+def test_columns_that_the_form_does_not_need_are_near_to_nothing():
+    dialogue = {"messages": [USER, ASSISTANT], "prompts": [], "margins": 1, "Chosen": "a"}
+    assert reader("messages").remarks(RawRow("a.jsonl", 1, dialogue)) == []
+
+
 def test_the_one_odd_row_of_many_is_named_at_its_line(tmp_path):
     row = json.dumps(PAIR)
     odd = json.dumps({**PAIR, "chosen": ["Yes"]})
