@@ -325,3 +325,32 @@ def test_tokens_that_were_added_after_control_tokens_keep_their_ids():
     assert control(encode, found) == []
     assert [token for token in found if token in ids(["    ", "\n\n"])] == ids(["    ", "\n\n"])
     assert made.decode(found) == "<think>    the<|end|>\n\n"
+
+
+@cache
+def with_turns() -> Encoder:
+    turns = "<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant"
+    changes = {"prompt_template": turns, "response_prefix": "<tool>"}
+    return Encoder(tokenizer(None, base=plain_with_tool()), MODEL.model_copy(update=changes))
+
+
+def plain_with_tool() -> PreTrainedTokenizerFast:
+    made = byte_pair_tokenizer(CORPUS, 320)
+    made.add_tokens(["<tool>"])
+    return made
+
+
+@settings(max_examples=80, derandomize=True, deadline=None)
+@given(asked=hostile, answered=hostile)
+def test_only_what_the_recipe_writes_itself_comes_to_control_tokens(asked, answered):
+    encode = with_turns()
+    clean = encode.prompts(["x"]) + encode.responses(["x"], ["y"])
+    (prompt,) = encode.prompts([asked])
+    (response,) = encode.responses([asked], [answered])
+    assert [control(encode, ids) for ids in (prompt, response)] == [
+        control(encode, ids) for ids in clean
+    ]
+    template, prefix = encode.settings.prompt_template, encode.settings.response_prefix
+    decode = encode.tokenizer.decode
+    assert decode(prompt) == template.replace("{prompt}", asked)
+    assert decode(response[:-1]) == prefix + answered.removeprefix(prefix)
