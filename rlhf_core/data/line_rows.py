@@ -102,7 +102,7 @@ def _json_row(name: str, block: Lines, place: int) -> RawRow | Fault | None:
         return Fault(error.rule, name, number, error.field, error.seen)
     if not isinstance(value, dict):
         seen = f"{type_in_words(value)}, expected one JSON object"
-        if isinstance(value, list):
+        if isinstance(value, list) and isinstance(next(iter(value), None), dict):
             seen += ": `jq -c '.[]' FILE > NEW` gives each value of a list a line of its own"
         return Fault("SCH-004", name, number, "", seen)
     return RawRow(name, number, value)

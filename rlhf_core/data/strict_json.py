@@ -7,6 +7,8 @@ digits, values nested deeper than `MAX_DEPTH`, and more than `MAX_CONTAINERS` li
 
 import math
 import re
+from json import JSONDecodeError
+from json.decoder import scanstring  # type: ignore[attr-defined]
 from typing import NamedTuple
 
 from rlhf_core.data.json_advice import advice_at, number_advice
@@ -20,21 +22,9 @@ MAX_CONTAINERS = 250_000
 _WHITE = re.compile(r"[ \t\n\r]*")
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _NUMBER_LIKE = re.compile(r"[+\-.\w]*")
-_PLAIN = re.compile(r'[^"\\\x00-\x1f]*')
-_HEX = re.compile(r"[0-9a-fA-F]{4}")
 _NOT_A_NUMBER = re.compile(r"-?(?:NaN|Infinity)\b")
 
 _LITERALS = {"true": True, "false": False, "null": None}
-_ESCAPES = {
-    '"': '"',
-    "\\": "\\",
-    "/": "/",
-    "b": "\b",
-    "f": "\f",
-    "n": "\n",
-    "r": "\r",
-    "t": "\t",
-}
 _WRITABLE = {"\t": "\\t", "\n": "\\n", "\r": "\\r", "\b": "\\b", "\f": "\\f"}
 
 
@@ -173,51 +163,33 @@ class _Parser:
             container[str(self.key)] = value
 
     def _string(self) -> str:
+        """The text at this place; half a surrogate pair is left in it for the rule about it."""
         start = self.place
-        self.place += 1
-        parts: list[str] = []
-        while True:
-            plain = _PLAIN.match(self.text, self.place)
-            if plain is not None:
-                parts.append(plain.group())
-                self.place = plain.end()
-            if self.place == len(self.text):
-                seen = f"the line ends inside the text that begins at column {start + 1}: cut off"
-                raise self._error(seen)
-            character = self.text[self.place]
-            if character == '"':
-                self.place += 1
-                return "".join(parts)
-            if character != "\\":
-                raise self._raw_control(character)
-            parts.append(self._escape())
+        try:
+            text, self.place = scanstring(self.text, start + 1, True)
+        except JSONDecodeError as error:
+            raise self._broken_string(start, error.pos) from None
+        found: str = text
+        return found
 
-    def _escape(self) -> str:
-        """The character that an escape stands for; of a pair of surrogates, both as one."""
-        code = self.text[self.place + 1 : self.place + 2]
-        if code in _ESCAPES:
-            self.place += 2
-            return _ESCAPES[code]
-        if not code:
-            raise self._error("the line ends inside an escape: cut off")
-        high = self._unit()
-        if 0xD800 <= high < 0xDC00 and self.text.startswith("\\u", self.place):
-            after_high = self.place
-            low = self._unit()
-            if 0xDC00 <= low < 0xE000:
-                return chr(0x10000 + ((high - 0xD800) << 10) + (low - 0xDC00))
-            self.place = after_high
-        return chr(high)
-
-    def _unit(self) -> int:
-        digits = _HEX.match(self.text, self.place + 2)
-        if self.text[self.place + 1] != "u" or digits is None:
-            near = self.text[
-                self.place : self.place + (6 if self.text[self.place + 1] == "u" else 2)
-            ]
-            raise self._error(f"the escape {shown_key(near)}{advice_at(self.text, self.place)}")
-        self.place += 6
-        return int(digits.group(), 16)
+    def _broken_string(self, start: int, near: int) -> JsonError:
+        """What breaks the text that begins at `start`, at the place or just before it."""
+        character = self.text[near : near + 1]
+        if near > start and character < " " and character:
+            self.place = near
+            named = f"a raw control character U+{ord(character):04X} inside a text"
+            if character in _WRITABLE:
+                return self._error(f"{named}: write it as {_WRITABLE[character]}")
+            return self._error(named, rule="TXT-003")
+        escape = self.text.rfind("\\", start, near + 1)
+        if escape < 0:
+            self.place = len(self.text)
+            return self._error(
+                f"the line ends inside the text that begins at column {start + 1}: cut off"
+            )
+        self.place = escape
+        shown = self.text[escape : escape + (6 if self.text[escape + 1] == "u" else 2)]
+        return self._error(f"the escape {shown_key(shown)}{advice_at(self.text, escape)}")
 
     def _number(self) -> int | float:
         match = _NUMBER.match(self.text, self.place)
@@ -268,12 +240,6 @@ class _Parser:
         if self.place == len(self.text):
             raise self._error(f"the line ends where {expected} must stand: cut off", cut=True)
         return self.text[self.place]
-
-    def _raw_control(self, character: str) -> JsonError:
-        named = f"a raw control character U+{ord(character):04X} inside a text"
-        if character in _WRITABLE:
-            return self._error(f"{named}: write it as {_WRITABLE[character]}")
-        return self._error(named, rule="TXT-003")
 
     def _unexpected(self, expected: str) -> JsonError:
         return self._error(
