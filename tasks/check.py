@@ -3,8 +3,9 @@
 Torch stays unloaded, and nothing is kept but the report where it is asked for or needed.
 """
 
+import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from rlhf_core.data.report_file import REPORT, REPORT_FILES, read_facts, read_fa
 from rlhf_core.data.rules import Fault
 from rlhf_core.data.schemas import TableName
 from rlhf_core.data.totals import first_faults
-from rlhf_core.errors import DataError, StorageError
+from rlhf_core.errors import DataError, RecipeError, StorageError
 from rlhf_core.recipes import recipe_of
 from rlhf_core.report import ignore
 from rlhf_core.settings.recipe import Recipe
@@ -86,6 +87,7 @@ def recipe_of_files(
     for path, named in loose_files(paths, table, columns):
         told = tables.setdefault(named, {"source": [], "columns": dict(columns)})
         told["source"].append(str(path))
+    _check_tables_meant(overrides, tables)
     values: dict[str, Any] = {
         "name": "files",
         "last_stage": "data",
@@ -95,6 +97,17 @@ def recipe_of_files(
     if not any(override.startswith("model.base") for override in overrides):
         values["model"]["scratch"] = {}
     return recipe_of(values, overrides, name="the files", lines={})
+
+
+def _check_tables_meant(overrides: Sequence[str], told: Collection[str]) -> None:
+    """Raise where an override is about a table that none of the files is."""
+    for override in overrides:
+        named = re.match(r"\s*data\.(demonstrations|preferences|prompts|text)\b", override)
+        if named and named[1] not in told:
+            raise RecipeError(
+                f"--set {override}: by their columns the files are {', '.join(told)}, not "
+                f"{named[1]}. Say it if they are: `--table {named[1]}`."
+            )
 
 
 @contextmanager

@@ -228,6 +228,7 @@ def test_a_mistake_is_told_in_a_sentence(mistake, tmp_path, own_temporary_folder
         (["--columns", "promt=question"], "Did you mean 'prompt'"),
         (["--table", "rows"], "'rows' is not one of"),
         (["--set", "data.nothing=1"], "there is no field 'nothing'"),
+        (["--set", "data.preferences.limit=1"], "the files are demonstrations, not preferences"),
     ],
 )
 def test_a_misspelt_option_is_named(arguments, said, tmp_path):
