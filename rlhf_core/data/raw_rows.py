@@ -4,6 +4,8 @@ import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from rlhf_core.data.rules import escaped, shown_key
+
 
 class RawRow(NamedTuple):
     """A JSON object, Parquet row or line of text as it came, and where it stood."""
@@ -39,3 +41,21 @@ def type_in_words(value: object) -> str:
     if isinstance(value, dict):
         return "an object"
     return "bytes" if isinstance(value, bytes) else f"a {type(value).__name__}"
+
+
+def described(value: object) -> str:
+    """The type of a value, and what tells it from others of its type."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and math.isfinite(value):
+        return f"the number {value:.6g}"
+    if isinstance(value, int) and abs(value) < 10**15:
+        return f"the number {value}"
+    if isinstance(value, str):
+        return f"the text {escaped(value)}"
+    if isinstance(value, list):
+        return f"a list of {len(value):,}"
+    if isinstance(value, dict):
+        keys = ", ".join(repr(shown_key(str(key))) for key in list(value)[:4])
+        return f"an object with the keys {keys}" if value else "an object without keys"
+    return type_in_words(value)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from rlhf_core.data.near_names import nearest_key
-from rlhf_core.data.raw_rows import type_in_words
+from rlhf_core.data.raw_rows import described
 from rlhf_core.data.rules import shown_key
 from rlhf_core.data.unusable import UnusableError
 
@@ -34,7 +34,7 @@ def text_of(fields: Fields, name: str) -> str:
     """The text under the name."""
     value = present(fields, name)
     if not isinstance(value, str):
-        raise UnusableError("SCH-004", name, f"{type_in_words(value)}, expected a text")
+        raise UnusableError("SCH-004", name, f"{described(value)}, expected a text")
     return value
 
 
@@ -42,7 +42,7 @@ def list_of(fields: Fields, name: str) -> list[object]:
     """The list under the name."""
     value = present(fields, name)
     if not isinstance(value, list):
-        raise UnusableError("SCH-004", name, f"{type_in_words(value)}, expected a list")
+        raise UnusableError("SCH-004", name, f"{described(value)}, expected a list")
     return value
 
 
@@ -50,6 +50,13 @@ def label_of(fields: Fields, name: str) -> str:
     """A column that names a group or a source: text or a whole number."""
     value = present(fields, name)
     if not isinstance(value, str | int) or isinstance(value, bool):
-        seen = f"{type_in_words(value)}, expected a text or a whole number"
+        seen = f"{described(value)}, expected a text or a whole number"
         raise UnusableError("SCH-004", name, seen)
-    return str(value)
+    label = str(value)
+    if not label.isascii():
+        try:
+            label.encode()
+        except UnicodeEncodeError as error:
+            seen = f"U+{ord(label[error.start]):04X} at character {error.start + 1}"
+            raise UnusableError("TXT-002", name, seen) from None
+    return label

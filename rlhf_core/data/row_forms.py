@@ -12,7 +12,7 @@ from rlhf_core.data.dialogues import (
     split_opening,
     split_transcripts,
 )
-from rlhf_core.data.raw_rows import type_in_words
+from rlhf_core.data.raw_rows import described
 from rlhf_core.data.row_fields import Fields, list_of, present, text_of
 from rlhf_core.data.rules import escaped
 from rlhf_core.data.unusable import UnusableError
@@ -107,6 +107,7 @@ def _pair_of_dialogues(fields: Fields, prompt: str) -> Parts:
     """A prompt as text beside whole dialogues that must hold it as a turn of the user's."""
     for name in ("chosen", "rejected"):
         turns = list_of(fields, name)
+        _check_messages(turns, name)
         contents = [turn.get("content") for turn in turns if isinstance(turn, dict)]
         if prompt not in contents:
             seen = f"none of its {len(turns)} messages is the prompt {escaped(prompt)}"
@@ -120,7 +121,7 @@ def _ranking(fields: Fields) -> Parts:
     responses, ranks = list_of(fields, "responses"), list_of(fields, "ranks")
     for place, response in enumerate(responses):
         if not isinstance(response, str):
-            seen = f"{type_in_words(response)} at place {place}, expected a text"
+            seen = f"{described(response)} at place {place}, expected a text"
             raise UnusableError("SCH-004", "responses", seen)
     whole = [rank for rank in ranks if type(rank) is int and 1 <= rank < 2**31]
     if len(whole) < len(ranks) or len(ranks) != len(responses) or len(ranks) < 2:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from decimal import Decimal
 
-from rlhf_core.data.raw_rows import type_in_words
+from rlhf_core.data.raw_rows import described
 from rlhf_core.data.row_fields import Fields, label_of
 from rlhf_core.data.unusable import UnusableError
 
@@ -91,7 +91,7 @@ def _number(fields: Fields, name: str) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
-        raise UnusableError("SCH-004", name, f"{type_in_words(value)}, expected a number")
+        raise UnusableError("SCH-004", name, f"{described(value)}, expected a number")
     return _finite(value, name)
 
 

@@ -64,7 +64,8 @@ def local_file(path: Path, name: str) -> LocalFile:
         raise DataError(
             f"{path} cannot be read ({error.strerror}): pass the path of a JSONL or Parquet file."
         ) from None
-    return LocalFile(name, path, digest.hexdigest(), size)
+    encodable = name.encode("utf-8", "backslashreplace").decode()
+    return LocalFile(encodable, path, digest.hexdigest(), size)
 
 
 def read_file(file: LocalFile) -> Iterator[RawRow | Fault]:

@@ -73,6 +73,8 @@ def rules_of(form: Form, fields: dict[str, object]) -> list[tuple[str, str]]:
         ({"rejected": "a\ud83d"}, "TXT-002", "rejected"),
         ({"source": None}, "SCH-001", "source"),
         ({"group": ["a"]}, "SCH-004", "group"),
+        ({"group": "a\ud83d"}, "TXT-002", "group"),
+        ({"source": "\udc00"}, "TXT-002", "source"),
     ],
 )
 def test_a_broken_pair_is_named_by_rule_and_field(changed, rule, field):
@@ -103,6 +105,23 @@ def test_what_is_unusual_in_a_pair_and_right_is_kept_as_it_stands(changed):
     row = row_of("pairs", fields)
     assert (row.prompt, *row.responses) == (fields["prompt"], fields["chosen"], fields["rejected"])
     assert reader("pairs").remarks(RawRow("a.jsonl", 1, fields)) == []
+
+
+@pytest.mark.parametrize(
+    "value,seen",
+    [
+        (7, "the number 7, expected a text"),
+        (0.5, "the number 0.5, expected a text"),
+        (2**70, "a number, expected a text"),
+        (False, "false, expected a text"),
+        ({"text": "a", "b": 1}, "an object with the keys 'text', 'b', expected a text"),
+        ({}, "an object without keys, expected a text"),
+        (b"a", "bytes, expected a text"),
+        (["a", "b"], "a list of 2, expected a text, or messages with role and content"),
+    ],
+)
+def test_what_stands_in_place_of_a_text_is_shown(value, seen):
+    assert fault_of("pairs", {**PAIR, "chosen": value}).seen == seen
 
 
 @pytest.mark.parametrize(

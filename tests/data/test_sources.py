@@ -125,6 +125,13 @@ def test_a_file_is_recorded_by_name_size_and_hash(tmp_path):
     assert (file.name, file.bytes) == ("a.jsonl", 3)
 
 
+def test_a_file_whose_name_is_no_text_is_named_all_the_same(tmp_path):
+    path = tmp_path / os.fsdecode(b"caf\xe9.jsonl")
+    file = write(path, b'{"a": 1}')
+    assert file.name == "caf\\udce9.jsonl"
+    assert fields(file) == [{"a": 1}]
+
+
 def test_a_folder_in_the_hubs_layout_gives_its_split_and_subset(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     folder = tmp_path / "data"
