@@ -134,7 +134,7 @@ def make_ppo(
         seed=seed,
     )
     gate.check_scores(first.raw_scores)
-    preflight = check_before_ppo(models, first, settings, special)
+    preflight = check_before_ppo(models, first, settings, special, notice=gate.notice)
     roll = partial(roll, missing_eos_score=preflight.missing_eos_score)
     with (
         recorded(out_dir, report) as recording,

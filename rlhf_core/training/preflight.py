@@ -4,7 +4,7 @@ Each check stops the run with the number it found: a rising reward curve is no e
 this is right (specification, sections 3.12 and 6.1).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -42,6 +42,10 @@ MOST_SURPRISAL_Z = 6.0
 FEWEST_ENDED = 0.5
 """Share of the reference's responses that end by themselves; below it PPO would mostly learn from
 the missing-EOS score (section 6.1 wishes 0.8)."""
+WISHED_ENDED = 0.8
+"""Share of ended responses from which on nothing is said (section 6.1)."""
+LEAST_SPREAD = 0.3
+"""Deviation of the first scores from which on nothing is said (section 6.1)."""
 MOST_PROMISED_ENDS = 20.0
 """Ends promised before the first one came; a right sampler passes it once in 500 million starts."""
 SAMPLER_GAP = 1e-3
@@ -65,9 +69,17 @@ class Preflight:
 
 
 def check_before_ppo(
-    models: PpoModels, rollout: Rollout, settings: PpoSettings, special: SpecialTokens
+    models: PpoModels,
+    rollout: Rollout,
+    settings: PpoSettings,
+    special: SpecialTokens,
+    *,
+    notice: Callable[[str], None] = lambda _: None,
 ) -> Preflight:
-    """Measure a first rollout of the untouched policy; raise TrainingStopped where one is wrong."""
+    """Measure a first rollout of the untouched policy; raise TrainingStopped where one is wrong.
+
+    `notice` is told what is only doubtful.
+    """
     if special.pad in special.end:
         refuse(f"token {special.pad} both pads and ends", "pad_is_end")
     check_no_dropout(models)
@@ -109,7 +121,26 @@ def check_before_ppo(
             "model.max_response_tokens",
             "sft_does_not_end",
         )
+    for doubt in _doubts(found):
+        notice(doubt)
     return found
+
+
+def _doubts(found: Preflight) -> Iterator[str]:
+    """What lets training start and still makes it likely to disappoint."""
+    if found.ended_share < WISHED_ENDED:
+        yield (
+            f"PPO starts from an SFT policy of which {found.ended_share:.0%} of the responses end, "
+            f"and {WISHED_ENDED:.0%} are wished for: its first gain will be to end. Train SFT "
+            "longer, give it shorter responses, or raise model.max_response_tokens."
+        )
+    if found.score_deviation < LEAST_SPREAD:
+        yield (
+            f"the scores of the SFT policy's responses deviate by {found.score_deviation:.2f} "
+            f"only, and {LEAST_SPREAD} are wished for: they hardly tell responses apart, and a "
+            "kl_coef that others use weighs more. Look at the reward model's scorecard, or set "
+            "reward_model.normalize=mean_and_deviation."
+        )
 
 
 def _check_rules(rollout: Rollout, settings: PpoSettings, special: SpecialTokens) -> None:

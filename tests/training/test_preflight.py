@@ -25,7 +25,7 @@ PROMPTS = [[3 + i % 9] * (1 + i % 3) + [4 + i % 8] for i in range(256)]
 SETTINGS = PpoSettings(rollout_batch_size=256, mini_batch_size=64)
 
 
-def preflight(models, *, settings=SETTINGS, max_response_tokens=16):
+def preflight(models, *, settings=SETTINGS, max_response_tokens=16, notice=lambda _: None):
     first = collect_rollout(
         models,
         PROMPTS,
@@ -37,7 +37,7 @@ def preflight(models, *, settings=SETTINGS, max_response_tokens=16):
         seed=1,
         accelerator=Accelerator(),
     )
-    return check_before_ppo(models, first, settings, SPECIAL), first
+    return check_before_ppo(models, first, settings, SPECIAL, notice=notice), first
 
 
 def refuses(models, reason, **changes):
@@ -137,6 +137,20 @@ def test_an_sft_policy_that_does_not_end_is_refused():
             policy.lm_head.weight[END] = 0
             policy.lm_head.weight[[5, 6, 7]] = 20 * policy.lm_head.weight[[5, 6, 7]]
     refuses(models, "responses end within model.max_response_tokens", max_response_tokens=4)
+
+
+def test_scores_that_hardly_differ_and_responses_that_seldom_end_are_doubted():
+    told = []
+    found, _ = preflight(tiny_ppo_models(), max_response_tokens=8, notice=told.append)
+    assert 0.5 < found.ended_share < 0.8
+    assert "PPO starts from an SFT policy of which" in told[0]
+    models = tiny_ppo_models()
+    with torch.no_grad():
+        models.scorer.reward_model.first.head.weight *= 1e-3
+    told.clear()
+    found, _ = preflight(models, max_response_tokens=40, notice=told.append)
+    assert found.ended_share > 0.8
+    assert [text.partition(" deviate by ")[2][:4] for text in told] == ["0.00"]
 
 
 def test_a_sampler_with_another_temperature_is_refused(monkeypatch):
