@@ -21,6 +21,8 @@ def show(checked: "Checked") -> None:
     _show_tables(checked.facts)
     for note in token_notes(checked.facts):
         click.echo(note)
+    for place in checked.places if checked.refusal is None else ():
+        click.echo(place)
     rules = checked.facts["rules"]
     if rules:
         click.echo()
@@ -101,4 +103,6 @@ def _last_line(checked: "Checked") -> str:
     line = f"{usable + joined:,} of {rows:,} rows {verdict}{told}; {rules}."
     if checked.folder is not None:
         line += f"\nPage: {checked.folder / 'report.html'}"
+    elif broken:
+        line += "\nTo keep all of this as a page: --report FOLDER"
     return line

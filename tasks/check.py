@@ -5,21 +5,23 @@ Torch stays unloaded, and nothing is kept but the report where it is asked for o
 
 import re
 import shutil
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
 from rlhf_core.data.loose_files import loose_files
 from rlhf_core.data.report_file import REPORT, REPORT_FILES, read_facts, read_faults
-from rlhf_core.data.rules import Fault
+from rlhf_core.data.rules import Fault, visible
 from rlhf_core.data.schemas import TableName
 from rlhf_core.data.totals import first_faults
 from rlhf_core.errors import DataError, RecipeError, StorageError
 from rlhf_core.recipes import recipe_of
 from rlhf_core.report import ignore
+from rlhf_core.settings.data import DataSettings
 from rlhf_core.settings.recipe import Recipe
 from rlhf_core.stages.data import examine_data, make_data
 
@@ -47,6 +49,9 @@ class Checked:
     refusal: DataError | None
     """Why the data cannot be used; None where it can."""
 
+    places: Sequence[str] = ()
+    """Which file is meant by each name that several have, a line each."""
+
 
 @contextmanager
 def check_recipe(recipe: Recipe, keep: Path | None) -> Iterator[Checked]:
@@ -72,8 +77,12 @@ def check_files(recipe: Recipe, keep: Path | None) -> Iterator[Checked]:
         examine_data(recipe.data, recipe.model, out_dir=out_dir, report=ignore, seed=recipe.seed)
         return {}
 
+    places = _places(recipe.data)
     with _checked(make, keep) as checked:
-        yield checked
+        refusal = checked.refusal
+        if refusal is not None and places:
+            refusal = DataError("\n".join([str(refusal), *places]))
+        yield replace(checked, refusal=refusal, places=places)
 
 
 def recipe_of_files(
@@ -97,6 +106,27 @@ def recipe_of_files(
     if not any(override.startswith("model.base") for override in overrides):
         values["model"]["scratch"] = {}
     return recipe_of(values, overrides, name="the files", lines={})
+
+
+def _places(settings: DataSettings) -> list[str]:
+    """For files that share their name: what each is called in messages, and where it lies."""
+    given = {
+        table: [Path(source) for source in sources]
+        for table in ("demonstrations", "preferences", "prompts", "text")
+        if (named := getattr(settings, table)) is not None
+        for sources in [[named.source] if isinstance(named.source, str) else named.source]
+    }
+    counts = Counter(path.name for paths in given.values() for path in paths)
+    places = []
+    for table, paths in given.items():
+        seen: Counter[str] = Counter()
+        for path in paths:
+            seen[path.name] += 1
+            mark = f"#{seen[path.name]}" if seen[path.name] > 1 else ""
+            if counts[path.name] > 1:
+                name, place = visible(path.name + mark), visible(str(path))
+                places.append(f"{name} of {table} is {place}")
+    return places
 
 
 def _check_tables_meant(overrides: Sequence[str], told: Collection[str]) -> None:

@@ -107,6 +107,23 @@ def test_a_folder_stands_for_the_shards_in_it_and_repeats_are_found_across_them(
     assert "c.jsonl" not in message
 
 
+def test_files_of_one_name_are_told_apart(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    first = write(tmp_path / "one" / "train.jsonl", SHOWN)
+    second = write(tmp_path / "two" / "train.jsonl", SHOWN | {"prompt": "Say b."}, "{")
+    third = write(tmp_path / "train.jsonl", PAIR)
+    _, _, message = check(first, second, third)
+    assert "train.jsonl#2:2" in message
+    assert message.splitlines()[-3:] == [
+        f"train.jsonl of demonstrations is {first}",
+        f"train.jsonl#2 of demonstrations is {second}",
+        f"train.jsonl of preferences is {third}",
+    ]
+    assert f"train.jsonl of preferences is {third}" in check(first, third)[1]
+    assert "train.jsonl of" not in check(first)[1]
+
+
 def test_columns_table_and_rules_can_be_given(tmp_path):
     path = write(tmp_path / "q.jsonl", {"question": "Say a.", "answer": "a", "note": 1})
     renamed = ["--columns", "prompt=question", "--columns", "response=answer"]
