@@ -157,7 +157,7 @@ class TableCheck:
         if not len(batch):
             return batch, kept
         of_texts = self._numbered(
-            batch, [*text_warnings(batch.rows, self._table), *self._tokens.texts(batch.rows)]
+            batch, [*text_warnings(batch, self._table), *self._tokens.texts(batch.rows)]
         )
         self._take(batch, kept, [*check_batch(batch, self._table), *of_texts], Found.ROW)
         whole = [row for row, is_kept in zip(batch.rows, kept.tolist(), strict=True) if is_kept]

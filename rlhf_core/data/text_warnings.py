@@ -1,24 +1,32 @@
 """Warnings of texts that can be read, but hardly as they were meant."""
 
-from collections.abc import Sequence
+from itertools import accumulate
 
-from rlhf_core.data.rows import Row
+import numpy as np
+
+from rlhf_core.data.batches import RowBatch
 from rlhf_core.data.rules import Fault
 from rlhf_core.data.schemas import TableName, field_names
-from rlhf_core.data.texts import certainly_even, oddities
+from rlhf_core.data.texts import odd_places, oddities
 
 
-def text_warnings(rows: Sequence[Row], table: TableName) -> list[Fault]:
+def text_warnings(batch: RowBatch, table: TableName) -> list[Fault]:
     """The faults by TXT-005 and TXT-006 of the rows, at most one of each for a text."""
-    together = "\n".join(text for row in rows for text in (row.prompt, *row.responses))
-    if certainly_even(together):
+    texts = [*batch.prompts, *batch.responses]
+    places = odd_places(b"".join(texts))
+    if not len(places):
         return []
+    ends = np.fromiter(accumulate(map(len, texts)), dtype=np.int64, count=len(texts))
+    odd = set(np.searchsorted(ends, places - 1, side="right").tolist())
     found = []
-    for row in rows:
+    response = len(batch)
+    for place, row in enumerate(batch.rows):
         names = ["text" if table == "text" else "prompt", *field_names(row)]
-        for name, text in zip(names, (row.prompt, *row.responses), strict=True):
-            if not certainly_even(text):
+        numbers = [place, *range(response, response + len(row.responses))]
+        response += len(row.responses)
+        for name, number, text in zip(names, numbers, (row.prompt, *row.responses), strict=True):
+            if number in odd:
                 found += [
-                    Fault(odd.rule, row.file, row.line, name, odd.seen) for odd in oddities(text)
+                    Fault(one.rule, row.file, row.line, name, one.seen) for one in oddities(text)
                 ]
     return found

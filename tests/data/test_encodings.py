@@ -3,12 +3,16 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from rlhf_core.data.batches import RowBatch
 from rlhf_core.data.comparing import check_rows
 from rlhf_core.data.rows import Row
 from rlhf_core.data.rules import RULES, Fault
 from rlhf_core.data.sources import LocalFile, RawRow, read_file
 from rlhf_core.data.text_warnings import text_warnings
+from rlhf_core.data.texts import odd_places, oddities
 
 MARK = b"\xef\xbb\xbf"
 PLAIN = b'{"prompt": "Say a.", "response": "a"}\n'
@@ -133,7 +137,7 @@ def row(line: int, prompt: str, response: str = "ok") -> Row:
 )
 def test_a_text_that_was_hardly_meant_so_is_a_warning(text, rule, seen):
     rows = [row(1, "clean"), row(2, "clean: é", text), row(3, "你好")]
-    (found,) = text_warnings(rows, "demonstrations")
+    (found,) = text_warnings(RowBatch(range(len(rows)), rows), "demonstrations")
     assert (found.rule, found.line, found.field) == (rule, 2, "response")
     assert found.seen.startswith(seen)
     assert RULES[rule].action == "warn"
@@ -156,5 +160,12 @@ def test_what_people_write_warns_of_nothing():
         "line\u2028separator and next\u0085line",
     ]
     rows = [row(line, text, f"{text}!") for line, text in enumerate(texts, start=1)]
-    assert text_warnings(rows, "demonstrations") == []
+    assert text_warnings(RowBatch(range(len(rows)), rows), "demonstrations") == []
     assert check_rows(rows, "demonstrations") == []
+
+
+@given(st.text(st.sampled_from("aéÃÂâ€™©ÐÑ\u0085\u0092\u00a0\u202e\ufffd你😀\ud800·"), max_size=8))
+def test_no_text_is_thought_even_that_is_odd(text):
+    content = text.encode("utf-8", "surrogatepass")
+    if not len(odd_places(content)):
+        assert list(oddities(text)) == []
