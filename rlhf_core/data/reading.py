@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -97,7 +97,7 @@ class TableReader:
             reader: RowReader | None = None
             raws = read_rows(source, settings, self._table)
             first = _first_rows(raws)
-            for raw in islice(chain(first, raws), left):
+            for raw in _up_to(left, chain(first, raws)):
                 number = self.row_count
                 if isinstance(raw, Fault) and raw.rule in BESIDE_ROWS:  # of the row that follows
                     faulty = True
@@ -155,6 +155,18 @@ def distinctly_named(sources: Iterable[Source]) -> list[Source]:
         count = seen[source.name]
         distinct.append(source if count == 1 else source._replace(name=f"{source.name}#{count}"))
     return distinct
+
+
+def _up_to(count: int | None, raws: Iterable[RawRow | Fault]) -> Iterator[RawRow | Fault]:
+    """The first rows, all of them where there is no count; what stands beside a row is none."""
+    left = -1 if count is None else count
+    if left == 0:
+        return
+    for raw in raws:
+        yield raw
+        left -= not (isinstance(raw, Fault) and raw.rule in BESIDE_ROWS)
+        if left == 0:
+            return
 
 
 def _first_rows(raws: Iterator[RawRow | Fault]) -> list[RawRow | Fault]:

@@ -258,6 +258,17 @@ def test_a_mark_and_a_near_key_are_warnings_that_keep_no_row_away(tmp_path):
         make(tmp_path / "no", demonstrations={"source": str(path)}, rules={"SCH-003": "refuse"})
 
 
+def test_a_limit_counts_rows_and_not_the_note_before_them(tmp_path):
+    path = Path(write(tmp_path / "d.jsonl", demonstrations(60)))
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    other = write(tmp_path / "e.jsonl", demonstrations(90)[60:])
+    for limit, counts in ((40, [40, 0]), (70, [60, 10]), (None, [60, 30])):
+        out = tmp_path / str(limit)
+        make(out, demonstrations={"source": [str(path), other], "limit": limit})
+        sources = json.loads((out / "sources.json").read_text())
+        assert [source["rows"] for source in sources] == counts
+
+
 def texts_of(out: Path, split: TextSplit) -> list[str]:
     return list(read_text(out, split)["text"])
 
