@@ -178,7 +178,7 @@ _TABLE = (
     Rule(
         "PREF-004",
         "chosen-equals-rejected",
-        "set_aside",
+        "refuse",
         "the pair carries no preference; its loss is ln 2 and its gradient is zero",
         "remove the line",
     ),

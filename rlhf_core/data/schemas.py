@@ -167,7 +167,7 @@ def field_names(row: Row) -> list[str]:
 
 
 def _seen_twice(row: Row) -> tuple[str, str]:
-    """Of a row that ranks one text in two ways: the later field of the two, and what it holds."""
+    """Of a row that ranks one text in two ways: the first field of the two, and what they hold."""
     texts = [_comparable(response) for response in row.responses]
     later, earlier = next(
         (later, earlier)
@@ -179,7 +179,7 @@ def _seen_twice(row: Row) -> tuple[str, str]:
     digest = hashlib.sha256(texts[later].encode("utf-8", "surrogatepass")).hexdigest()[:8]
     trimmed = {row.responses[place].strip() for place in (earlier, later)}
     how = "trimming" if len(trimmed) == 1 else "trimming and bringing both to Unicode's NFC"
-    return names[later], (
+    return names[earlier], (
         f"{names[earlier]} and {names[later]} are the same {len(texts[later])} characters after "
         f"{how} (sha256 {digest}...)"
     )

@@ -55,9 +55,9 @@ def rules_of(form: Form, fields: dict[str, object]) -> list[tuple[str, str]]:
 @pytest.mark.parametrize(
     "changed,rule,field",
     [
-        ({"chosen": "Who can say?"}, "PREF-004", "rejected"),
-        ({"chosen": " Who can say?\n"}, "PREF-004", "rejected"),
-        ({"chosen": "caf\u00e9", "rejected": "cafe\u0301"}, "PREF-004", "rejected"),
+        ({"chosen": "Who can say?"}, "PREF-004", "chosen"),
+        ({"chosen": " Who can say?\n"}, "PREF-004", "chosen"),
+        ({"chosen": "caf\u00e9", "rejected": "cafe\u0301"}, "PREF-004", "chosen"),
         ({"prompt": ""}, "TXT-001", "prompt"),
         ({"prompt": " \t\n\u00a0\u3000"}, "TXT-001", "prompt"),
         ({"chosen": "\u200b\u200d\ufeff\u2060"}, "TXT-001", "chosen"),
