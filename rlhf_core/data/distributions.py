@@ -8,6 +8,7 @@ set aside later.
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
+from operator import attrgetter
 from typing import Protocol
 
 import xxhash
@@ -21,10 +22,12 @@ MAX_NAMES = 10_000
 
 SHOWN_NAMES = 50
 
-SAMPLE = 4096
+SAMPLE = 2048
 """Keys that are followed through the whole table; with no more than these, counts are exact."""
 
 _LOW_BITS = 2**32 - 1
+
+_SOURCE, _FILE, _GROUP, _RANKS = map(attrgetter, ("source", "file", "group", "ranks"))
 
 
 class Account(Protocol):
@@ -62,7 +65,7 @@ class Lengths:
     def add(self, rows: Sequence[Row]) -> None:
         self._prompts.add([len(row.prompt) for row in rows])
         self._responses.add([len(response) for row in rows for response in row.responses])
-        self._leads.add([_lead(row) for row in rows if len(set(row.ranks)) > 1])
+        self._leads.add([lead for row in rows if (lead := _lead(row)) is not None])
 
     def facts(self) -> dict[str, object]:
         found = {
@@ -81,8 +84,8 @@ class Sources:
         self._files: Counter[str] = Counter()
 
     def add(self, rows: Sequence[Row]) -> None:
-        _count_names(self._sources, (row.source for row in rows))
-        _count_names(self._files, (row.file for row in rows))
+        _count_names(self._sources, map(_SOURCE, rows))
+        _count_names(self._files, map(_FILE, rows))
 
     def facts(self) -> dict[str, object]:
         return {
@@ -99,8 +102,9 @@ class Rankings:
         self._with_ties = 0
 
     def add(self, rows: Sequence[Row]) -> None:
-        self._sizes.update(min(len(row.responses), MAX_NAMES) for row in rows)
-        self._with_ties += sum(len(set(row.ranks)) < len(row.ranks) for row in rows)
+        for ranks, count in Counter(map(_RANKS, rows)).items():
+            self._sizes[min(len(ranks), MAX_NAMES)] += count
+            self._with_ties += count if len(set(ranks)) < len(ranks) else 0
 
     def facts(self) -> dict[str, object]:
         sizes = {str(size): self._sizes[size] for size in sorted(self._sizes)}
@@ -121,10 +125,13 @@ class Repetitions:
         self._prompts, self._groups, self._comparisons = _Sample(), _Sample(), _Sample()
 
     def add(self, rows: Sequence[Row]) -> None:
-        for row in rows:
-            prompt = _hash(row.prompt)
-            if row.group:
-                self._groups.count(_hash(row.group))
+        for group, count in Counter(map(_GROUP, rows)).items():
+            if group:
+                self._groups.count(_hash(group), times=count)
+        limit = self._prompts.limit
+        for prompt, row in zip([_hash(row.prompt) for row in rows], rows, strict=True):
+            if limit is not None and prompt > limit:
+                continue
             if self._prompts.count(prompt) and row.ranks:
                 self._compare(row, prompt)
 
@@ -161,12 +168,12 @@ class _Sample:
         self.limit: int | None = None
         """No key of a higher hash is followed any more; None while all are."""
 
-    def count(self, key: int, *, first_wins: bool = True) -> bool:
-        """Whether the key is followed; then it has one more."""
+    def count(self, key: int, *, first_wins: bool = True, times: int = 1) -> bool:
+        """Whether the key is followed; then it has so many more."""
         if self.limit is not None and key > self.limit:
             return False
         first, second = self.kept.get(key, (0, 0))
-        self.kept[key] = (first + first_wins, second + (not first_wins))
+        self.kept[key] = (first + times, second) if first_wins else (first, second + times)
         if len(self.kept) > 2 * SAMPLE:
             lowest = sorted(self.kept)[:SAMPLE]
             self.kept = {low: self.kept[low] for low in lowest}
@@ -210,7 +217,12 @@ def _agreement(counters: Mapping[int, tuple[int, int]]) -> float | None:
     return round(alike / pairs, 4) if pairs else None
 
 
-def _lead(row: Row) -> int:
+def _lead(row: Row) -> int | None:
+    """Length of the best response minus that of the worst; None where none is better."""
+    if row.ranks == (1, 2):
+        return len(row.responses[0]) - len(row.responses[1])
+    if len(set(row.ranks)) < 2:
+        return None
     worst = row.responses[row.ranks.index(max(row.ranks))]
     return len(row.best or "") - len(worst)
 
@@ -234,4 +246,4 @@ def _most_common(counter: Counter[str]) -> Mapping[str, int]:
 
 
 def _hash(text: str) -> int:
-    return int(xxhash.xxh3_64_intdigest(text.encode("utf-8", "surrogatepass")))
+    return xxhash.xxh3_64_intdigest(text.encode("utf-8", "surrogatepass"))
