@@ -70,8 +70,7 @@ def check_rows(rows: Sequence[Row], table: TableName) -> list[Fault]:
     batch = RowBatch(range(len(rows)), rows)
     with TemporaryDirectory() as folder:
         places = Places(Path(folder), table)
-        for row in rows:
-            places.add(row)
+        places.extend(places.packed(row.file, row.line) for row in rows)
         comparer = RowComparer(Path(folder), table, places)
         comparer.add(batch)
         faults = [*check_batch(batch, table), *comparer.faults()]

@@ -1,7 +1,8 @@
 """Where each row stands, by its number, in eight bytes a row on disk."""
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,16 +10,6 @@ from numpy.typing import NDArray
 _LINE_BITS = 40
 _BYTES = 8
 _HELD = 2**16
-
-
-class Placed(Protocol):
-    """Whatever knows where it stood."""
-
-    @property
-    def file(self) -> str: ...
-
-    @property
-    def line(self) -> int: ...
 
 
 class Place(NamedTuple):
@@ -42,13 +33,17 @@ class Places:
         self._on_disk = 0
         self._file = self._path.open("w+b")
 
-    def add(self, row: Placed) -> None:
-        """The next row stands where it says."""
-        file = self._index.get(row.file)
-        if file is None:
-            file = self._index[row.file] = len(self._names)
-            self._names.append(row.file)
-        self._held.append(file << _LINE_BITS | row.line)
+    def packed(self, file: str, line: int) -> int:
+        """The place as one number."""
+        known = self._index.get(file)
+        if known is None:
+            known = self._index[file] = len(self._names) << _LINE_BITS
+            self._names.append(file)
+        return known | line
+
+    def extend(self, packed: Iterable[int]) -> None:
+        """The next rows stand there."""
+        self._held.extend(packed)
         if len(self._held) > _HELD:
             self._write()
 

@@ -66,31 +66,9 @@ class TableReader:
             yield from batches
 
     def _batches(self) -> Iterator[ReadBatch]:
-        numbers: list[int] = []
-        rows: list[Row] = []
-        faults: list[NumberedFault] = []
-        held = 0
-        for number, row in self._numbered():
-            if isinstance(row, Fault):
-                faults.append(NumberedFault(number, row))
-            else:
-                numbers.append(number)
-                rows.append(row)
-                held += len(row.prompt) + sum(map(len, row.responses))
-            if len(rows) + len(faults) >= MAX_ROWS or held >= MAX_CHARACTERS:
-                yield self._batch(numbers, rows, faults)
-                numbers, rows, faults, held = [], [], [], 0
-        if rows or faults:
-            yield self._batch(numbers, rows, faults)
-
-    def _batch(self, numbers: list[int], rows: list[Row], faults: list[NumberedFault]) -> ReadBatch:
-        if self._table != "preferences":
-            rows = [_best_alone(row) for row in rows]
-        return ReadBatch(RowBatch(numbers, rows), faults)
-
-    def _numbered(self) -> Iterator[tuple[int, Row | Fault]]:
         settings = self._settings
-        faulty = False
+        growing = _Growing()
+        any_note = False
         for source in distinctly_named(find_sources(settings, self._table)):
             left = None if settings.limit is None else settings.limit - self.row_count
             before = self.row_count
@@ -98,30 +76,67 @@ class TableReader:
             raws = read_rows(source, settings, self._table)
             first = _first_rows(raws)
             for raw in _up_to(left, chain(first, raws)):
-                number = self.row_count
-                if isinstance(raw, Fault) and raw.rule in BESIDE_ROWS:  # of the row that follows
-                    faulty = True
-                    yield number, raw
-                    continue
-                self.row_count += 1
-                self.places.add(raw)
                 if isinstance(raw, Fault):
-                    yield number, raw
-                    continue
-                if reader is None:
-                    told_by = [one for one in first if isinstance(one, RawRow)] or [raw]
-                    reader = _reader(told_by, settings, self._table, self._split_by)
-                    self.row_readers[source.name] = reader
-                for remark in reader.remarks(raw):
-                    yield number, remark
-                yield number, reader.read(raw)
+                    growing.faults.append(NumberedFault(self.row_count, raw))
+                    if raw.rule in BESIDE_ROWS:  # of the row that follows
+                        any_note = True
+                        continue
+                    growing.places.append(self.places.packed(raw.file, raw.line))
+                else:
+                    if reader is None:
+                        told_by = [one for one in first if isinstance(one, RawRow)] or [raw]
+                        reader = _reader(told_by, settings, self._table, self._split_by)
+                        self.row_readers[source.name] = reader
+                    growing.places.append(self.places.packed(raw.file, raw.line))
+                    growing.take(self.row_count, reader.read(raw), reader.remarks(raw))
+                self.row_count += 1
+                if growing.is_full:
+                    yield self._grown(growing)
+                    growing = _Growing()
             record = source_record(source) | {"table": self._table, "rows": self.row_count - before}
             self.sources.append(record | _written_by(settings))
-        if self.row_count == 0 and not faulty:
+        if self.row_count == 0 and not any_note:
             raise DataError(
                 f"data.{self._table} holds no rows (rule DATA-001): {settings.source} has none but "
                 "blank lines. Pass a file with rows."
             )
+        yield self._grown(growing)
+
+    def _grown(self, growing: "_Growing") -> ReadBatch:
+        self.places.extend(growing.places)
+        rows = growing.rows
+        if self._table != "preferences":
+            rows = [_best_alone(row) for row in rows]
+        return ReadBatch(RowBatch(growing.numbers, rows), growing.faults)
+
+
+class _Growing:
+    """A batch that is not full yet."""
+
+    def __init__(self) -> None:
+        self.numbers: list[int] = []
+        self.rows: list[Row] = []
+        self.faults: list[NumberedFault] = []
+        self.places: list[int] = []
+        self._characters = 0
+
+    def take(self, number: int, row: Row | Fault, remarks: Sequence[Fault]) -> None:
+        """One more row, or what keeps it from being one, and what is said beside it."""
+        if remarks:
+            self.faults += [NumberedFault(number, remark) for remark in remarks]
+        if isinstance(row, Fault):
+            self.faults.append(NumberedFault(number, row))
+            return
+        self.numbers.append(number)
+        self.rows.append(row)
+        self._characters += len(row.prompt)
+        for response in row.responses:
+            self._characters += len(response)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it has as much as a batch may have."""
+        return len(self.places) >= MAX_ROWS or self._characters >= MAX_CHARACTERS
 
 
 def source_record(source: Source) -> dict[str, object]:
