@@ -23,7 +23,7 @@ from rlhf_core.recipes import recipe_of
 from rlhf_core.report import ignore
 from rlhf_core.settings.data import DataSettings
 from rlhf_core.settings.recipe import Recipe
-from rlhf_core.stages.data import examine_data, make_data
+from rlhf_core.stages.data import examine_data, rehearse_data
 
 _ANY_LENGTH = 2**31 - 1
 """Tokens: a file alone has no budget that its texts could exceed."""
@@ -61,7 +61,7 @@ def check_recipe(recipe: Recipe, keep: Path | None) -> Iterator[Checked]:
     """
 
     def make(out_dir: Path) -> Mapping[str, float]:
-        return make_data(
+        return rehearse_data(
             recipe.data, recipe.model, out_dir=out_dir, report=ignore, seed=recipe.seed
         )
 

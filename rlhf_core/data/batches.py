@@ -46,14 +46,14 @@ class RowBatch:
         return len(self.rows)
 
     @cached_property
-    def prompts(self) -> list[bytes]:
-        """The prompts as UTF-8; half a character pair, which has no UTF-8, as three bytes."""
-        return _encoded([row.prompt for row in self.rows])
+    def prompts(self) -> "Texts":
+        """The prompts."""
+        return Texts([row.prompt for row in self.rows])
 
     @cached_property
-    def responses(self) -> list[bytes]:
+    def responses(self) -> "Texts":
         """The responses of all rows, one after the other."""
-        return _encoded([response for row in self.rows for response in row.responses])
+        return Texts([response for row in self.rows for response in row.responses])
 
     @cached_property
     def response_counts(self) -> NDArray[np.int64]:
@@ -69,12 +69,12 @@ class RowBatch:
     @cached_property
     def prompt_hashes(self) -> Hashes:
         """One for each row."""
-        return _hashes(self.prompts)
+        return self.prompts.hashes
 
     @cached_property
     def response_hashes(self) -> Hashes:
         """One for each response."""
-        return _hashes(self.responses)
+        return self.responses.hashes
 
     @cached_property
     def contents(self) -> Hashes:
@@ -120,18 +120,37 @@ def mixed(hashes: Hashes) -> Hashes:
     return spread ^ (spread >> _SHIFT)
 
 
-def hashes_of(texts: Sequence[str]) -> Hashes:
-    """Of each text the hash that it has as a prompt or response."""
-    return _hashes(_encoded(texts))
+class Texts:
+    """Some texts as UTF-8; half a character pair, which has no UTF-8, as three bytes."""
 
+    def __init__(self, texts: Sequence[str]) -> None:
+        try:
+            self._encoded = [text.encode() for text in texts]
+        except UnicodeEncodeError:
+            self._encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
+        self.texts = texts
 
-def _encoded(texts: Sequence[str]) -> list[bytes]:
-    try:
-        return [text.encode() for text in texts]
-    except UnicodeEncodeError:
-        return [text.encode("utf-8", "surrogatepass") for text in texts]
+    def __len__(self) -> int:
+        return len(self._encoded)
 
+    @cached_property
+    def joined(self) -> bytes:
+        """All bytes, one text after the other, and then two that belong to none."""
+        return b"".join((*self._encoded, b"\0\0"))
 
-def _hashes(texts: Sequence[bytes]) -> Hashes:
-    digests = b"".join(map(xxhash.xxh3_128_digest, texts))
-    return np.frombuffer(digests, dtype="<u8").reshape(-1, 2)
+    @cached_property
+    def data(self) -> NDArray[np.uint8]:
+        """`joined` as numbers."""
+        return np.frombuffer(self.joined, dtype=np.uint8)
+
+    @cached_property
+    def offsets(self) -> NDArray[np.int32]:
+        """Where each text begins, and where the last one ends."""
+        lengths = np.fromiter(map(len, self._encoded), dtype=np.int32, count=len(self))
+        return np.concatenate([np.zeros(1, np.int32), np.cumsum(lengths, dtype=np.int32)])
+
+    @cached_property
+    def hashes(self) -> Hashes:
+        """One for each text."""
+        digests = b"".join(map(xxhash.xxh3_128_digest, self._encoded))
+        return np.frombuffer(digests, dtype="<u8").reshape(-1, 2)

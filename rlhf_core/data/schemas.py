@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from rlhf_core.data.batches import RowBatch
+from rlhf_core.data.batches import RowBatch, Texts
 from rlhf_core.data.rows import Row
 from rlhf_core.data.rules import Fault
 from rlhf_core.data.texts import is_blank
@@ -22,10 +22,8 @@ _NOTHING = "nothing, or nothing but white space"
 
 _ALLOWED_CONTROLS = frozenset("\t\n\r\v\f")
 
-_ODD_BYTES = np.zeros(256, dtype=np.bool_)
-_ODD_BYTES[[byte for byte in range(0x20) if chr(byte) not in _ALLOWED_CONTROLS]] = True
-_ODD_BYTES[[0x7F, 0xED]] = True
-"""Bytes of control characters, and the first one of half a character pair."""
+_IS_ODD = np.array([chr(byte) not in _ALLOWED_CONTROLS for byte in range(0x20)])
+"""Of each control character."""
 
 
 class _Text(NamedTuple):
@@ -70,7 +68,7 @@ def check_batch(batch: RowBatch, table: TableName) -> list[tuple[int, Fault]]:
 
     The schemas see the rows that are not certainly in order.
     """
-    doubtful = np.flatnonzero(_doubtful_texts(batch) | _doubtful_ranks(batch.rows)).tolist()
+    doubtful = np.flatnonzero(_doubtful_texts(batch) | _doubtful_ranks(batch)).tolist()
     if not doubtful:
         return []
     rows = [batch.rows[place] for place in doubtful]
@@ -82,43 +80,62 @@ def check_batch(batch: RowBatch, table: TableName) -> list[tuple[int, Fault]]:
 def _doubtful_texts(batch: RowBatch) -> NDArray[np.bool_]:
     """Which rows have a text that may be blank, be half a character or hold a control character."""
     doubtful = _odd_texts(batch.prompts)
-    if batch.responses:
+    if len(batch.responses):
         of_row = np.repeat(np.arange(len(batch)), batch.response_counts)
         doubtful[of_row[_odd_texts(batch.responses)]] = True
     return doubtful
 
 
-def _odd_texts(texts: Sequence[bytes]) -> NDArray[np.bool_]:
-    lengths = np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
-    ends = np.cumsum(lengths)
-    joined = np.frombuffer(b"".join(texts) + b"\0", dtype=np.uint8)
-    first = joined[ends - lengths]
-    odd: NDArray[np.bool_] = (first <= 0x20) | (first >= 0x7F) | (lengths == 0)
+def _odd_texts(texts: Texts) -> NDArray[np.bool_]:
+    data, starts, ends = texts.data, texts.offsets[:-1], texts.offsets[1:]
+    first = data[starts]
+    odd: NDArray[np.bool_] = (first <= 0x20) | (first >= 0x7F) | (starts == ends)
     for place in np.flatnonzero(odd).tolist():
-        text = texts[place].decode("utf-8", "surrogatepass")
-        odd[place] = is_blank(text)
-    found = np.flatnonzero(_ODD_BYTES[joined[:-1]])
-    surrogate = (joined[found] != 0xED) | (joined[found + 1] >= 0xA0)
-    odd[np.searchsorted(ends, found[surrogate], side="right")] = True
+        odd[place] = is_blank(texts.texts[place])
+    controls = np.flatnonzero(data[:-2] < 0x20)
+    deleted = np.flatnonzero(data[:-2] == 0x7F)
+    halves = np.flatnonzero(data[:-2] == 0xED)
+    found = (controls[_IS_ODD[data[controls]]], deleted, halves[data[halves + 1] >= 0xA0])
+    odd[np.searchsorted(ends, np.concatenate(found), side="right")] = True
     return odd
 
 
-def _doubtful_ranks(rows: Sequence[Row]) -> NDArray[np.bool_]:
+def _doubtful_ranks(batch: RowBatch) -> NDArray[np.bool_]:
     """Which rows may prefer nothing, or a text to itself."""
-    doubtful = [False] * len(rows)
-    for place, row in enumerate(rows):
-        if len(row.ranks) == 2:
-            (one, other), (rank, other_rank) = row.responses, row.ranks
-            if rank == other_rank:
-                doubtful[place] = True
-            elif one.isascii() and other.isascii():
-                doubtful[place] = one.strip() == other.strip()
-            else:
-                doubtful[place] = _comparable(one) == _comparable(other)
-        elif row.ranks:
-            distinct = {_comparable(response) for response in row.responses}
-            doubtful[place] = len(set(row.ranks)) == 1 or len(distinct) < len(row.responses)
-    return np.array(doubtful, dtype=np.bool_)
+    counts, ranks = batch.response_counts, batch.ranks
+    last = np.cumsum(counts) - 1
+    ranked = (counts > 0) & (ranks[np.maximum(last, 0)] > 0) if len(ranks) else counts > 0
+    doubtful: NDArray[np.bool_] = ranked
+    of_two = np.flatnonzero(ranked & (counts == 2))
+    one, other = last[of_two] - 1, last[of_two]
+    certain = (ranks[one] != ranks[other]) & _begin_apart(batch.responses, one, other)
+    doubtful[of_two[certain]] = False
+    for place in np.flatnonzero(doubtful).tolist():
+        row = batch.rows[place]
+        if len(set(row.ranks)) > 1:
+            trimmed = {_trimmed(response) for response in row.responses}
+            doubtful[place] = len(trimmed) < len(row.responses)
+    return doubtful
+
+
+def _begin_apart(
+    texts: Texts, one: NDArray[np.int64], other: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Which texts surely differ from their partners, since they begin with other letters.
+
+    These are ASCII and no white space, and what follows is no mark that could be joined to them.
+    """
+    data, starts = texts.data, texts.offsets
+    ours, theirs = starts[one], starts[other]
+    plain = np.ones(len(one), dtype=np.bool_)
+    for start in (ours, theirs):
+        plain &= (data[start] > 0x20) & (data[start] < 0x7F) & (data[start + 1] < 0x80)
+    differs: NDArray[np.bool_] = plain & (data[ours] != data[theirs])
+    return differs
+
+
+def _trimmed(text: str) -> str:
+    return text.strip() if text.isascii() else _comparable(text)
 
 
 def _text_faults(rows: Sequence[Row], table: TableName) -> list[tuple[int, Fault]]:

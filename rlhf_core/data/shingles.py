@@ -21,6 +21,8 @@ _UNSPACED = "\u0e00-\u0eff\u0f00-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\U
 
 _WORDS = re.compile(rf"[{_UNSPACED}]|[^\s{re.escape(_PUNCTUATION)}{_UNSPACED}]+")
 
+_BETWEEN = "\0"
+
 _KNOWN_WORDS = 2**16
 
 _FACTORS = (
@@ -59,29 +61,27 @@ class ShingleHasher:
     """Hashes word triples; it remembers the hashes of the words that it has seen."""
 
     def __init__(self) -> None:
-        self._known: dict[str, int] = {}
+        self._known = _Words({_BETWEEN: 0})
 
     def shingles(self, texts: Sequence[str]) -> Shingles:
-        """The word triples of the texts."""
-        known = self._known
-        if len(known) > _KNOWN_WORDS:
-            known.clear()
-        hashes: list[int] = []
-        ends = np.zeros(len(texts), dtype=np.int64)
-        for place, text in enumerate(texts):
-            hashes += (0, 0)
-            for word in words_of(text):
-                hashed = known.get(word)
-                if hashed is None:
-                    encoded = word.encode("utf-8", "surrogatepass")
-                    hashed = known[word] = xxhash.xxh3_64_intdigest(encoded)
-                hashes.append(hashed)
-            ends[place] = len(hashes)
-        of_words = np.array([*hashes, 0, 0], dtype=np.uint64)
+        """The word triples of the texts, of which none holds a NUL."""
+        if len(self._known) > _KNOWN_WORDS:
+            self._known = _Words({_BETWEEN: 0})
+        # All words at once: two blanks stand before each text and two behind the last.
+        joint = f" {_BETWEEN} {_BETWEEN} "
+        words = words_of(joint + joint.join(texts) + joint)
+        of_words = np.fromiter(map(self._known.__getitem__, words), np.uint64, len(words))
         first, second, third = of_words[:-2], of_words[1:-1], of_words[2:]
         triples = first * _FACTORS[0] + second * _FACTORS[1] + third * _FACTORS[2]
         triples = (triples ^ (triples >> _SHIFT)) * _FACTORS[1]
-        return Shingles(triples ^ (triples >> _SHIFT), ends.astype(np.uint64))
+        blanks = np.flatnonzero(of_words == 0)
+        return Shingles(triples ^ (triples >> _SHIFT), blanks[2::2].astype(np.uint64))
+
+
+class _Words(dict[str, int]):
+    def __missing__(self, word: str) -> int:
+        hashed = self[word] = xxhash.xxh3_64_intdigest(word.encode("utf-8", "surrogatepass")) | 1
+        return hashed
 
 
 def jaccard(one: NDArray[np.uint64], other: NDArray[np.uint64]) -> float:

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
-from rlhf_core.data.batches import RowBatch, hashes_of, mixed
+from rlhf_core.data.batches import RowBatch, Texts, mixed
 from rlhf_core.data.held_out import HeldOut, held_out
 from rlhf_core.data.keys import Keys, KeySpill
 from rlhf_core.data.repeats import RepeatFinder
@@ -129,7 +129,7 @@ class Splitter:
         if table == "demonstrations" and "prompts" not in self._given:
             self._prompts.add(numbers, batch.prompt_hashes[kept])
         if table == "preferences" and "demonstrations" not in self._given:
-            best = hashes_of([row.best or "" for row in rows])
+            best = Texts([row.best or "" for row in rows]).hashes
             self._best.add(numbers, mixed(mixed(batch.prompt_hashes[kept]) + best))
 
     def sides(

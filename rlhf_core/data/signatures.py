@@ -1,11 +1,12 @@
 """MinHash signatures of all prompts, on disk, and which training prompts may be held-out ones.
 
-Prompts that share most of their word triples agree in one of six bands of their signatures
-(locality-sensitive hashing, Broder 1997): of those with a Jaccard index of 0.9 some 99 % do, of
-0.85 some 94 %, of 0.5 some 9 %.
+Prompts that share most of their word triples agree in one of four bands of their signatures
+(locality-sensitive hashing, Broder 1997): of those with a Jaccard index of 0.95 some 99.7 % do, of
+0.9 some 97 %, of 0.5 some 12 %.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, compress
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,8 @@ from rlhf_core.data.row_sets import Flags, Numbers
 from rlhf_core.data.shingles import ShingleHasher
 from rlhf_core.data.spills import Records, Spill, by_hash
 
-BANDS = 6
-ROWS_PER_BAND = 6
+BANDS = 4
+ROWS_PER_BAND = 5
 _SEED = 1
 
 _SIGNATURE = [("number", "<u4"), ("table", "u1"), ("bands", "<u4", (BANDS,))]
@@ -49,13 +50,20 @@ class Signatures:
 
     def add(self, table: int, numbers: Numbers, prompts: Sequence[str]) -> None:
         """These rows of the table have these prompts."""
+        is_plain = np.fromiter(map(str.isascii, prompts), np.bool_, len(prompts))
+        for alike in (is_plain, ~is_plain):  # words of ASCII are found faster by themselves
+            some = list(compress(prompts, alike.tolist()))
+            if some:
+                self._add(table, numbers[alike], some)
+
+    def _add(self, table: int, numbers: Numbers, prompts: Sequence[str]) -> None:
         shingles = self._hasher.shingles(prompts)
         offsets = np.concatenate([np.zeros(1, dtype=np.uint64), shingles.ends])
         permutations = BANDS * ROWS_PER_BAND
         digests = RMinHash.digest_matrix_from_flat_token_hashes(
             shingles.hashes, offsets, permutations, _SEED
         )
-        minima = np.array(digests.to_rows(), dtype=np.uint64).reshape(len(prompts), permutations)
+        minima = np.fromiter(chain.from_iterable(digests.to_rows()), dtype=np.uint64)
         bands = minima.reshape(len(prompts), BANDS, ROWS_PER_BAND)
         joined = np.zeros((len(prompts), BANDS), dtype=np.uint64)
         for row in range(ROWS_PER_BAND):

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from rlhf_core.data.batches import RowBatch
+from rlhf_core.data.batches import RowBatch, Texts
 
 SCHEMA = pa.schema(
     [
@@ -101,7 +101,7 @@ def _columns(batch: RowBatch) -> list[pa.Array]:
     ]
 
 
-def _strings(texts: Sequence[bytes]) -> pa.Array:
+def _strings(texts: Texts) -> pa.Array:
     """The texts as one array; what is not UTF-8 in them stands only in rows that are not kept."""
-    binary = pa.array(texts, type=pa.binary())
-    return pa.StringArray.from_buffers(len(binary), *binary.buffers()[1:])
+    buffers = pa.py_buffer(texts.offsets), pa.py_buffer(texts.joined)
+    return pa.StringArray.from_buffers(len(texts), *buffers)

@@ -1,10 +1,8 @@
 """Warnings of texts that can be read, but hardly as they were meant."""
 
-from itertools import accumulate
-
 import numpy as np
 
-from rlhf_core.data.batches import RowBatch
+from rlhf_core.data.batches import RowBatch, Texts
 from rlhf_core.data.rules import Fault
 from rlhf_core.data.schemas import TableName, field_names
 from rlhf_core.data.texts import odd_places, oddities
@@ -12,12 +10,10 @@ from rlhf_core.data.texts import odd_places, oddities
 
 def text_warnings(batch: RowBatch, table: TableName) -> list[Fault]:
     """The faults by TXT-005 and TXT-006 of the rows, at most one of each for a text."""
-    texts = [*batch.prompts, *batch.responses]
-    places = odd_places(b"".join(texts))
-    if not len(places):
+    odd_prompts, odd_responses = _odd(batch.prompts), _odd(batch.responses)
+    if not odd_prompts and not odd_responses:
         return []
-    ends = np.fromiter(accumulate(map(len, texts)), dtype=np.int64, count=len(texts))
-    odd = set(np.searchsorted(ends, places - 1, side="right").tolist())
+    odd = odd_prompts | {len(batch) + place for place in odd_responses}
     found = []
     response = len(batch)
     for place, row in enumerate(batch.rows):
@@ -30,3 +26,9 @@ def text_warnings(batch: RowBatch, table: TableName) -> list[Fault]:
                     Fault(one.rule, row.file, row.line, name, one.seen) for one in oddities(text)
                 ]
     return found
+
+
+def _odd(texts: Texts) -> set[int]:
+    """The places of texts in which there may be something."""
+    places = odd_places(texts.joined)
+    return set(np.searchsorted(texts.offsets[1:], places - 1, side="right").tolist())

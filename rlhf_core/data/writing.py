@@ -4,12 +4,10 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from rlhf_core.data.length_baseline import longer_wins
 from rlhf_core.data.row_sets import RowSet
@@ -21,60 +19,52 @@ from rlhf_core.tables import TableWriter
 
 _ROWS_PER_PART = 2**14
 
-_MEAN_WORDS: Mapping[TableName, tuple[str, str]] = {
-    "prompts": ("prompt_words", "prompt"),
-    "demonstrations": ("demonstration_words", "response"),
-    "preferences": ("preference_words", "responses"),
-}
-"""Of training rows: the metric, and the column whose words it counts."""
+_MEASURED = frozenset(
+    {
+        *(("prompts", "train"), ("demonstrations", "train"), ("preferences", "train")),
+        ("preferences", "validation"),
+    }
+)
 
 
 def write_sides(
     sides: Sides, staged: Mapping[TableName, StagedRows], folder: Path, *, scratch: Path
 ) -> dict[str, float]:
     """`folder` holds the table of every side; gives mean lengths and the length-only baseline."""
-    measured = _Measured()
     with ExitStack() as stack:
-        outputs: dict[TableName, list[_Output]] = {}
         for table, splits in sides.tables.items():
             for split, side in splits.items():
                 writer = stack.enter_context(TableWriter(folder, table, split))
-                output = _Output(table, split, side, writer, measured)
-                outputs.setdefault(side.origin, []).append(output)
-        for origin, rows in staged.items():
-            _write(rows, outputs.get(origin, []), scratch)
+                if side.origin in staged:
+                    for batch in _rows_of(staged[side.origin], side, scratch):
+                        columns = [_column(batch, name) for name in writer.schema.names]
+                        writer.add(pa.Table.from_arrays(columns, schema=writer.schema))
+    return measured_sides(sides, staged)
+
+
+def measured_sides(sides: Sides, staged: Mapping[TableName, StagedRows]) -> dict[str, float]:
+    """Mean lengths of the training sides, and the length-only baseline of the validation side."""
+    measured = _Measured()
+    columns = ("number", "prompt", "responses", "ranks")
+    for origin, rows in staged.items():
+        for batch in rows.batches(columns):
+            numbers = batch.column("number").to_numpy()
+            for table, splits in sides.tables.items():
+                for split, side in splits.items():
+                    if side.origin == origin and (table, split) in _MEASURED:
+                        chosen = pa.array(side.rows.has(numbers))
+                        measured.add(table, split, batch.filter(chosen))
     return measured.metrics()
 
 
-@dataclass(frozen=True, slots=True)
-class _Output:
-    table: TableName
-    split: str
-    side: Side
-    writer: TableWriter
-    measured: "_Measured"
-
-    def add(self, rows: pa.RecordBatch) -> None:
-        """The next rows of this side, as they were staged."""
-        schema = self.writer.schema
-        columns = [_column(rows, name) for name in schema.names]
-        written = pa.Table.from_arrays(columns, schema=schema)
-        self.writer.add(written)
-        self.measured.add(self.table, self.split, written)
-
-
-def _write(rows: StagedRows, outputs: list[_Output], scratch: Path) -> None:
-    in_order = [output for output in outputs if output.side.moves is None]
+def _rows_of(rows: StagedRows, side: Side, scratch: Path) -> Iterator[pa.RecordBatch]:
+    if side.moves is not None:
+        yield from _in_their_places(rows, side.rows, side.moves, scratch)
+        return
     for batch in rows.batches():
-        numbers = batch.column("number").to_numpy()
-        for output in in_order:
-            chosen = output.side.rows.has(numbers)
-            if chosen.any():
-                output.add(batch.filter(pa.array(chosen)))
-    for output in outputs:
-        if output.side.moves is not None:
-            for batch in _in_their_places(rows, output.side.rows, output.side.moves, scratch):
-                output.add(batch)
+        chosen = side.rows.has(batch.column("number").to_numpy())
+        if chosen.any():
+            yield batch.filter(pa.array(chosen))
 
 
 def _in_their_places(
@@ -136,23 +126,29 @@ class _Measured:
         self._texts: Counter[str] = Counter()
         self._wins, self._comparisons = 0.0, 0
 
-    def add(self, table: TableName, split: str, rows: pa.Table) -> None:
-        """Some rows of one side."""
-        if split == "train" and table in _MEAN_WORDS:
-            metric, name = _MEAN_WORDS[table]
-            column = rows.column(name)
-            texts = pc.list_flatten(column) if name == "responses" else column
-            self._words[metric] += sum(len(text.split()) for text in texts.to_pylist())
-            self._texts[metric] += len(texts)
-        if split == "validation" and table == "preferences":
+    def add(self, table: TableName, split: str, rows: pa.RecordBatch) -> None:
+        """Some rows of one side, as they were staged."""
+        if split == "validation":
             columns = (rows.column(name).to_pylist() for name in ("responses", "ranks"))
             wins, comparisons = longer_wins(*columns)
             self._wins += wins
             self._comparisons += comparisons
+            return
+        texts = {
+            "prompts": lambda: rows.column("prompt"),
+            "demonstrations": lambda: _best(rows),
+            "preferences": lambda: rows.column("responses").flatten(),
+        }[table]().to_pylist()
+        self._words[table] += sum(len(text.split()) for text in texts)
+        self._texts[table] += len(texts)
 
     def metrics(self) -> dict[str, float]:
         """By name; nothing of what there is none."""
-        found = {name: self._words[name] / count for name, count in self._texts.items()}
+        found = {
+            f"{table.removesuffix('s')}_words": self._words[table] / count
+            for table, count in self._texts.items()
+            if count
+        }
         if self._comparisons:
             found["longer_wins_accuracy"] = self._wins / self._comparisons
         return found

@@ -1,9 +1,9 @@
 """The data stage: raw rows in; checked, split tables out."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rlhf_core.data.checking import CheckedTable, refusal, rule_actions
 from rlhf_core.data.distributions import accounts_of, facts_of
@@ -16,7 +16,7 @@ from rlhf_core.data.sides import Sides, Splitter, side_facts
 from rlhf_core.data.staging import StagedRows
 from rlhf_core.data.token_checks import RecipeTokens
 from rlhf_core.data.totals import rule_facts
-from rlhf_core.data.writing import write_sides
+from rlhf_core.data.writing import measured_sides, write_sides
 from rlhf_core.errors import DataError
 from rlhf_core.report import Report
 from rlhf_core.settings.data import DataSettings, SupportDeskSettings, TableSettings
@@ -34,19 +34,59 @@ def make_data(
 
     `report.json` lists every fault in both cases, and `report.html` shows them.
     """
-    named = _named_tables(settings, out_dir, seed)
     with scratch_folder(out_dir) as scratch:
-        splitter = Splitter(scratch, list(named), settings)
-        gate = Gate(RecipeTokens(settings, model), scratch=scratch, splitter=splitter)
-        checked, found = _check(gate, named, report)
-        _refuse_unusable(gate, checked, found, out_dir)
-        sides = splitter.sides({table.table: table.usable for table in checked}, gate.staged)
-        leaks = gate.tell_leaks(sides, checked)
-        _refuse_unusable(gate, checked, found, out_dir)
-        measured = write_sides(sides, gate.staged, out_dir, scratch=scratch)
-        metrics = _metrics(sides, checked) | measured
-        found |= {"sides": side_facts(sides), "near_duplicates": leaks, "metrics": metrics}
-        _write(gate, checked, found, out_dir)
+
+        def write(sides: Sides, staged: Mapping[TableName, StagedRows]) -> dict[str, float]:
+            return write_sides(sides, staged, out_dir, scratch=scratch)
+
+        named = _named_tables(settings, out_dir, seed)
+        return _placed(
+            settings, model, named, report, folders=_Folders(out_dir, scratch), finish=write
+        )
+
+
+def rehearse_data(
+    settings: DataSettings, model: ModelSettings, *, out_dir: Path, report: Report, seed: int
+) -> dict[str, float]:
+    """`out_dir` holds the report that `make_data` would write, but no tables."""
+    with scratch_folder(out_dir) as scratch:
+        named = _named_tables(settings, out_dir, seed)
+        return _placed(
+            settings,
+            model,
+            named,
+            report,
+            folders=_Folders(out_dir, scratch),
+            finish=measured_sides,
+        )
+
+
+class _Folders(NamedTuple):
+    out_dir: Path
+    scratch: Path
+
+
+def _placed(
+    settings: DataSettings,
+    model: ModelSettings,
+    named: Mapping[TableName, TableSettings],
+    report: Report,
+    *,
+    folders: _Folders,
+    finish: Callable[[Sides, Mapping[TableName, StagedRows]], dict[str, float]],
+) -> dict[str, float]:
+    """All rows checked and each put on its side; `finish` gives what is measured of them there."""
+    out_dir, scratch = folders
+    splitter = Splitter(scratch, list(named), settings)
+    gate = Gate(RecipeTokens(settings, model), scratch=scratch, splitter=splitter)
+    checked, found = _check(gate, named, report)
+    _refuse_unusable(gate, checked, found, out_dir)
+    sides = splitter.sides({table.table: table.usable for table in checked}, gate.staged)
+    leaks = gate.tell_leaks(sides, checked)
+    _refuse_unusable(gate, checked, found, out_dir)
+    metrics = _metrics(sides, checked) | finish(sides, gate.staged)
+    found |= {"sides": side_facts(sides), "near_duplicates": leaks, "metrics": metrics}
+    _write(gate, checked, found, out_dir)
     return metrics
 
 

@@ -14,9 +14,11 @@ from rlhf_core.data import batches, spills
 from rlhf_core.data.batches import RowBatch
 from rlhf_core.data.comparing import RowComparer
 from rlhf_core.data.places import Places
+from rlhf_core.data.row_schemas import ROWS, TEXTS
 from rlhf_core.data.row_sets import RowSet
 from rlhf_core.data.rows import Row
-from rlhf_core.data.schemas import ROWS, TEXTS, check_batch, is_blank
+from rlhf_core.data.schemas import check_batch
+from rlhf_core.data.texts import is_blank
 
 TEXT = st.text(
     st.sampled_from(["a", "b", " ", "\n", "é", "e", "\u0301", "\u200b", "\x00", "\x7f", "\ud800"]),
@@ -72,9 +74,7 @@ def repeats_and_contradictions(rows: list[Row]) -> set[tuple[str, int, str]]:
         if content[0] == content[1]:
             found.setdefault(("DUP-001", later.line), f"the row is equal to {where}")
         if {(b, a) for a, b in wins_of(earlier)} & wins_of(later):
-            found.setdefault(
-                ("PREF-005", later.line), f"the row says the opposite of {where}"
-            )
+            found.setdefault(("PREF-005", later.line), f"the row says the opposite of {where}")
     return {(rule, line, seen) for (rule, line), seen in found.items()}
 
 
@@ -118,9 +118,7 @@ def test_without_the_rows_that_are_named_no_comparisons_run_in_a_circle(rows):
         for one in rows:
             for win in wins_of(one) if one.prompt == prompt else ():
                 edges.setdefault(win, set()).add(one.line)
-        kept = {
-            win for win, lines in edges.items() if win[::-1] not in edges and lines - named
-        }
+        kept = {win for win, lines in edges.items() if win[::-1] not in edges and lines - named}
         responses = {response for win in kept for response in win}
         while True:  # peel off responses that nothing beats
             unbeaten = responses - {worse for _, worse in kept}
@@ -163,7 +161,12 @@ def test_what_is_certain_at_a_glance_is_what_the_rules_say(texts):
 
 
 def test_every_rule_of_the_schemas_is_looked_at():
-    checks = [check.name for schema in (TEXTS, ROWS) for c in schema.columns.values() for check in c.checks]
+    checks = [
+        check.name
+        for schema in (TEXTS, ROWS)
+        for c in schema.columns.values()
+        for check in c.checks
+    ]
     assert sorted(checks) == ["PREF-002", "PREF-004", "TXT-001", "TXT-002", "TXT-003"]
 
 
