@@ -64,6 +64,15 @@ def certain_objects(lines: Sequence[bytes]) -> list[dict[str, object] | None]:
     return _others_exactly(lines, objects)
 
 
+def quick_value(text: str) -> object:
+    """A value of the type that the text has, or None where it is none or only `null`."""
+    line = text.encode("utf-8", "surrogatepass")
+    try:
+        return None if _may_be_many(line) else orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return None
+
+
 def _others_exactly(
     lines: Sequence[bytes], objects: list[dict[str, object] | None]
 ) -> list[dict[str, object] | None]:
@@ -114,7 +123,7 @@ def _keys_within(value: object, depth: int) -> int:
         if isinstance(value, dict):
             keys, items = len(value), value.values()
         for item in items:  # type: ignore[attr-defined]
-            if type(item) is not str:
+            if type(item) is not str and type(item) is not int:
                 keys += _keys_within(item, depth + 1)
         return keys
     if kind is float and not -_EXACT < value < _EXACT:  # type: ignore[operator]

@@ -7,6 +7,7 @@ or JSONL named as text would otherwise break a rule on each line.
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
+from rlhf_core.data.fast_json import quick_value
 from rlhf_core.data.physical_lines import Lines
 from rlhf_core.data.rules import Fault, escaped
 from rlhf_core.data.strict_json import JsonError, parse_json
@@ -15,6 +16,8 @@ SEVERAL_LINES = 4
 """Blocks of lines at a file's beginning that tell what it holds."""
 
 _LOOKED_AT = 5
+_LONG = 2**16
+"""Characters beyond which a first line is not that of a document, nor of a table or a text."""
 
 
 def other_line_format(
@@ -34,7 +37,7 @@ def other_line_format(
         return Fault("DATA-001", name, 1, "", "blank lines and nothing else")
     if is_text:
         return _json_named_as_text(name, first) or _returns_alone(name, head)
-    if _is_object(first[0][1]):
+    if len(first[0][1]) > _LONG or _is_object(first[0][1]):
         return None
     return _document(name, head, first, is_whole=is_whole) or _no_json(name, first)
 
@@ -52,6 +55,10 @@ def _is_object(text: str) -> bool:
 
 
 def _value(text: str) -> object:
+    """Some value of the text's type, or the error that keeps it from having any."""
+    value = quick_value(text)
+    if value is not None:
+        return value
     try:
         return parse_json(text)
     except JsonError as error:

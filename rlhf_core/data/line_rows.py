@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 
 from rlhf_core.data.encodings import BYTE_ORDER_MARK, guess_encoding
-from rlhf_core.data.fast_json import certain_objects
+from rlhf_core.data.fast_json import certain_objects, quick_value
 from rlhf_core.data.line_formats import SEVERAL_LINES, other_line_format
 from rlhf_core.data.physical_lines import (
     MAX_ROW_BYTES,
@@ -15,6 +15,8 @@ from rlhf_core.data.physical_lines import (
 from rlhf_core.data.raw_rows import RawRow, type_in_words
 from rlhf_core.data.rules import Fault
 from rlhf_core.data.strict_json import JsonError, parse_json
+
+_TO_LINES = "`jq -c '.[]' FILE > NEW` gives each value of a list a line of its own"
 
 
 def json_rows(name: str, blocks: Iterable[Lines]) -> Iterator[RawRow | Fault]:
@@ -56,7 +58,10 @@ def text_rows(name: str, blocks: Iterable[Lines]) -> Iterator[RawRow | Fault]:
             if content.strip():
                 text = _decoded(name, block, place, content)
                 number = block.first + place
-                yield text if isinstance(text, Fault) else RawRow(name, number, {"text": text})
+                if isinstance(text, Fault):
+                    yield text._replace(field="text")
+                else:
+                    yield RawRow(name, number, {"text": text})
 
 
 def _begun(blocks: Iterable[Lines], count: int) -> tuple[list[Lines], Iterator[Lines], bool]:
@@ -97,15 +102,24 @@ def _json_row(name: str, block: Lines, place: int) -> RawRow | Fault | None:
     if isinstance(text, Fault):
         return text
     try:
-        value = parse_json(text)
+        value = _value_of(text)
     except JsonError as error:
-        return Fault(error.rule, name, number, error.field, error.seen)
+        seen = error.seen
+        if error.rule == "SIZE-001" and text.lstrip().startswith("[{"):
+            seen += f"; the line begins as a JSON array: {_TO_LINES}"
+        return Fault(error.rule, name, number, error.field, seen)
     if not isinstance(value, dict):
         seen = f"{type_in_words(value)}, expected one JSON object"
         if isinstance(value, list) and isinstance(next(iter(value), None), dict):
-            seen += ": `jq -c '.[]' FILE > NEW` gives each value of a list a line of its own"
+            seen += f": {_TO_LINES}"
         return Fault("SCH-004", name, number, "", seen)
     return RawRow(name, number, value)
+
+
+def _value_of(text: str) -> object:
+    """The value, read strictly unless it is a list, of which nothing but that is told."""
+    value = quick_value(text) if text.lstrip().startswith("[") else None
+    return value if isinstance(value, list) else parse_json(text)
 
 
 def _decoded(name: str, block: Lines, place: int, content: bytes) -> str | Fault:
@@ -122,18 +136,23 @@ def _decoded(name: str, block: Lines, place: int, content: bytes) -> str | Fault
             f"{block.offset_of(place) + error.start} of the file; it looks like {guess.name}, "
             f"expected UTF-8: {guess.mend}"
         )
-        field = "text"
-        try:
-            parse_json(content[: error.start].decode("utf-8"))
-        except JsonError as cut:
-            field = cut.field
+        field = _field_at_end(content[: error.start].decode("utf-8"))
         return Fault("ENC-001", name, number, field, seen)
+
+
+def _field_at_end(beginning: str) -> str:
+    """The field of a JSON line in which its beginning ends."""
+    try:
+        parse_json(beginning)
+    except JsonError as error:
+        return error.field
+    return ""
 
 
 def _oversized(name: str, block: Lines) -> Fault:
     seen = f"over {MAX_ROW_BYTES:,} bytes on one line"
     if block.lines[0].lstrip().startswith(b"["):
-        seen += ", which begins as a JSON array: `jq -c '.[]' FILE > NEW` makes lines of one"
+        seen += f"; the line begins as a JSON array: {_TO_LINES}"
     returns = block.lines[0].count(b"\r")
     if returns:
         seen += (

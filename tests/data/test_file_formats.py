@@ -3,7 +3,6 @@
 import gzip
 import io
 import json
-import resource
 import struct
 import subprocess
 import sys
@@ -245,33 +244,18 @@ import resource, sys
 from pathlib import Path
 from rlhf_core.data.sources import LocalFile, read_file
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-path = Path(sys.argv[1])
-for found in read_file(LocalFile(path.name, path, "", 0)):
-    print(found.line, getattr(found, "rule", "row"))
-grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-assert grown < 250 * 1024, f"{grown} KiB more than before"
+for path in map(Path, sys.argv[1:]):
+    found = read_file(LocalFile(path.name, path, "", 0))
+    print(path.name, *(f"{row.line}:{getattr(row, 'rule', 'row')}" for row in found))
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown < 250 * 1024, f"{grown} KiB more than before with {path.name}"
 """
 
 
-def measured(path: Path) -> list[str]:
-    """Line and rule of all that the file gives, read in a process whose memory may hardly grow."""
-    found = subprocess.run(
-        [sys.executable, "-c", MEASURED, str(path)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert found.returncode == 0, found.stderr
-    return found.stdout.splitlines()
-
-
-def test_huge_rows_are_faults_in_bounded_memory_and_the_next_row_is_read(tmp_path):
-    messages = b",".join([b'{"role":"user","content":"x"}'] * 10**6)
-    path = tmp_path / "a.jsonl"
+def huge_rows(path: Path) -> str:
     path.write_bytes(
         b'{"a": "' + b"x" * 50_000_000 + b'"}\n'
-        b'{"messages": [' + messages + b"]}\n"
+        b'{"messages": [' + b'{"role":"user","content":"x"},' * 10**6 + b"{}]}\n"
         b'{"deep": ' + b"[" * 10**5 + b"]" * 10**5 + b"}\n"
         b'{"deep": ' + b'{"a":' * 10**5 + b"1" + b"}" * 10**5 + b"}\n"
         b'{"list": [' + b"1," * 10**6 + b"1]}\n"
@@ -279,16 +263,51 @@ def test_huge_rows_are_faults_in_bounded_memory_and_the_next_row_is_read(tmp_pat
         b'{"code": "' + b"{[" * 10**6 + b'"}\n'
         b'{"a": "' + b"x" * (MAX_ROW_BYTES - 100) + b'"}\n'
     )
-    assert measured(path) == [
-        "1 SIZE-001",
-        "2 SIZE-001",
-        "3 SIZE-001",
-        "4 SIZE-001",
-        "5 row",
-        "6 SIZE-001",
-        "7 row",
-        "8 row",
-    ]
+    return "1:SIZE-001 2:SIZE-001 3:SIZE-001 4:SIZE-001 5:row 6:SIZE-001 7:row 8:row"
+
+
+def blank_lines(path: Path) -> str:
+    path.write_bytes(b'{"a": 1}\n' + b"\n" * 10**7 + b'{"a": 2}')
+    return "1:row 10000002:row"
+
+
+def packed_line(path: Path) -> str:
+    path.write_bytes(zstd(b'{"a": "' + b"\0" * (100 * 2**20) + b'"}\n{"a": 1}\n'))
+    return "1:SIZE-001 2:row"
+
+
+def huge_values(path: Path) -> str:
+    values = ["x" * 20_000_000, "small", "y" * 10_000_000]
+    pq.write_table(pa.table({"text": values}), path)
+    return "1:SIZE-001 2:row 3:row"
+
+
+def repeated_value(path: Path) -> str:
+    places, value = pa.array([0] * 100, pa.int32()), pa.array(["x" * 8_000_000])
+    repeated = pa.DictionaryArray.from_arrays(places, value)
+    pq.write_table(pa.table({"text": repeated}), path, store_schema=False)
+    assert path.stat().st_size < 1_000_000
+    return " ".join(f"{line}:row" for line in range(1, 101))
+
+
+def test_no_file_fills_the_memory_and_what_follows_is_read(tmp_path):
+    files = {
+        "a.jsonl": huge_rows,
+        "b.jsonl": blank_lines,
+        "c.jsonl.zst": packed_line,
+        "d.parquet": huge_values,
+        "e.parquet": repeated_value,
+    }
+    expected = [f"{name} {write(tmp_path / name)}" for name, write in files.items()]
+    found = subprocess.run(
+        [sys.executable, "-c", MEASURED, *(str(tmp_path / name) for name in files)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.splitlines() == expected
 
 
 def packed_zeros(megabytes: int) -> bytes:
@@ -307,10 +326,6 @@ def test_a_packed_line_that_never_ends_is_left_in_bounded_memory(tmp_path, monke
     assert isinstance(second, Fault)
     assert (first.rule, first.line, second.rule, second.line) == ("SIZE-001", 2, "DATA-003", 2)
     assert "nothing after it was read" in second.seen
-
-    path = tmp_path / "b.jsonl.zst"
-    path.write_bytes(zstd(b'{"a": "' + b"\0" * (200 * 2**20) + b'"}\n{"a": 1}\n'))
-    assert measured(path) == ["1 SIZE-001", "2 row"]
 
 
 def test_a_file_that_unpacks_without_end_is_left(tmp_path, monkeypatch):
@@ -332,20 +347,16 @@ def test_an_array_on_one_endless_line_is_told_to_be_one(tmp_path):
     assert "jq -c '.[]'" in fault.seen
 
 
-def test_a_parquet_file_of_huge_values_is_read_in_bounded_memory(tmp_path):
-    path = tmp_path / "a.parquet"
-    values = ["x" * 20_000_000, "small", "y" * 10_000_000]
-    pq.write_table(pa.table({"text": values}), path)
-    assert measured(path) == ["1 SIZE-001", "2 row", "3 row"]
-
-
-def test_a_parquet_value_that_many_rows_repeat_is_read_in_bounded_memory(tmp_path):
-    path = tmp_path / "a.parquet"
-    places, value = pa.array([0] * 100, pa.int32()), pa.array(["x" * 8_000_000])
-    repeated = pa.DictionaryArray.from_arrays(places, value)
-    pq.write_table(pa.table({"text": repeated}), path, store_schema=False)
-    assert path.stat().st_size < 1_000_000
-    assert measured(path) == [f"{line} row" for line in range(1, 101)]
+def test_an_array_on_one_long_line_is_told_to_be_one(tmp_path, monkeypatch):
+    rows = b", ".join([b'{"a": "' + b"x" * 40 + b'"}'] * 2000)
+    for content, rule in ((b"[" + rows + b"]", "SCH-004"), (b"[" + rows + b", []]]", "JSON-001")):
+        fault = fault_of(tmp_path, "a.json", content)
+        assert (fault.rule, fault.line) == (rule, 1)
+    for module in ("fast_json", "strict_json"):
+        monkeypatch.setattr(f"rlhf_core.data.{module}.MAX_CONTAINERS", 1000)
+    fault = fault_of(tmp_path, "a.json", b"[" + rows + b"]")
+    assert fault.rule == "SIZE-001"
+    assert "the line begins as a JSON array: `jq -c '.[]'" in fault.seen
 
 
 def test_the_sizes_of_pages_are_known_before_they_are_unpacked(tmp_path, monkeypatch):
@@ -370,10 +381,3 @@ def test_the_sizes_of_pages_are_known_before_they_are_unpacked(tmp_path, monkeyp
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"\xff" * 64, b"\x15" * 64, PARQUET[:-30]])
 def test_pages_that_cannot_be_understood_have_no_sizes(content):
     assert list(page_sizes(io.BytesIO(content))) == []
-
-
-def test_many_blank_lines_take_no_memory(tmp_path):
-    path = tmp_path / "a.jsonl"
-    path.write_bytes(b'{"a": 1}\n' + b"\n" * 10**7 + b'{"a": 2}')
-    assert measured(path) == ["1 row", "10000002 row"]
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > 0
