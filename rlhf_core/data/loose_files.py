@@ -7,6 +7,8 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+from rlhf_core.data.raw_rows import characters_of
+from rlhf_core.data.row_fields import keys_in_words
 from rlhf_core.data.rows import Form, form_of
 from rlhf_core.data.rules import Fault, render_faults, visible
 from rlhf_core.data.schemas import TableName
@@ -17,6 +19,9 @@ _ENDINGS = f"file whose name ends in {', '.join(DATA_SUFFIXES)}"
 
 _PEEKED = 100
 """Rows of a file by which its form is told, so that a broken first one decides nothing."""
+
+_PEEKED_CHARACTERS = 2**20
+"""Fewer rows are enough where they are long."""
 
 _TABLES: Mapping[Form, TableName] = {
     "rankings": "preferences",
@@ -124,11 +129,19 @@ def _table_of(path: Path, columns: Mapping[str, str]) -> TableName:
 
 
 def _first_rows(path: Path) -> list[RawRow]:
+    """The first rows without their values, which may be large."""
+    peeked: list[RawRow] = []
+    held = 0
     try:
-        peeked = list(islice(read_file(LocalFile(path.name, path, "", 0)), _PEEKED))
+        for row in islice(read_file(LocalFile(path.name, path, "", 0)), _PEEKED):
+            if isinstance(row, RawRow):
+                peeked.append(row._replace(fields=dict.fromkeys(row.fields)))
+                held += characters_of(row.fields)
+            if held > _PEEKED_CHARACTERS:
+                break
     except OSError as error:
         raise _refused(path, "DATA-005", f"the file cannot be read: {error.strerror}") from None
-    return [row for row in peeked if isinstance(row, RawRow)]
+    return peeked
 
 
 def _form(row: RawRow, columns: Mapping[str, str]) -> Form | None:
@@ -153,8 +166,7 @@ def _meant(row: RawRow, columns: Mapping[str, str]) -> dict[str, str]:
 
 
 def _no_form(row: RawRow, columns: Mapping[str, str]) -> str:
-    found = ", ".join(visible(str(name)) for name in sorted(row.fields)) or "none"
-    seen = f"the columns are {found}; expected are {' or '.join(_FORMS)}"
+    seen = f"the row has {keys_in_words(row.fields)}; expected are {' or '.join(_FORMS)}"
     meant = _meant(row, columns) or {"prompt": "YOUR_COLUMN"}
     options = " ".join(f"--columns {ours}={theirs}" for ours, theirs in meant.items())
     return (

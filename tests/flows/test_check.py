@@ -140,7 +140,7 @@ def test_columns_that_fit_nothing_are_named_with_what_is_expected(tmp_path):
     code, _, message = check(write(tmp_path / "q.jsonl", {"question": "Say a.", "answer": "a"}))
     assert code == 2
     assert message.startswith('q.jsonl:1  field "(whole line)"  rule SCH-002')
-    assert "the columns are answer, question; expected are (prompt, response)" in message
+    assert "the row has 'answer', 'question'; expected are (prompt, response)" in message
     assert "`--columns prompt=question --columns response=answer`" in message
 
 
