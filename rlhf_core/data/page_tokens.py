@@ -11,6 +11,9 @@ from rlhf_core.statistics import Interval
 TOKEN_FACTS = frozenset({"length_baseline", "tokens"})
 """The facts of a table that are shown here."""
 
+_NO_BUDGET = 10**9
+"""Nobody means a budget of as many tokens; files that no recipe names have none."""
+
 _QUANTILES = ("mean", "least", "median", "p95", "most")
 
 _OVER = {
@@ -41,17 +44,20 @@ def _lengths(tokens: Mapping[str, Any]) -> str:
         [
             text(name),
             *(decimal(tokens[name][part], 1).removesuffix(".0") for part in _QUANTILES),
-            f"{budgets[name]:,}",
+            f"{budgets[name]:,}" if budgets[name] < _NO_BUDGET else "none",
         ]
         for name in ("prompt", "response")
         if tokens[name]["count"]
     ]
     over = tokens["over_budget"]
     counted = [f"{over[name]:,} {what}" for name, what in _OVER.items() if over.get(name)]
-    told = ", ".join(counted) or "none is over its budget"
+    told = (
+        f"{percent(over['share'])} of the rows are over a budget: {text(', '.join(counted))}."
+        if counted
+        else "No row is over a budget."
+    )
     return table([text(tokens["unit"]), *_QUANTILES, "budget"], rows) + (
-        f"<p>{percent(over['share'])} of the rows are over a budget: {text(told)}. Lengths are "
-        f"those of {tokens['sampled_rows']:,} rows.</p>"
+        f"<p>{told} Lengths are those of {tokens['sampled_rows']:,} rows.</p>"
     )
 
 
