@@ -130,6 +130,9 @@ class _Parser:
             self.place += 1
             return False
         if character != ",":
+            if self.text[self.place - 1] == '"':  # right after the end of a text
+                expected = f"a comma or {closing!r}; a quote inside the text lacks its backslash"
+                raise self._error(f"{self._shown()}, expected {expected}")
             raise self._unexpected(f"a comma or {closing!r}")
         comma = self.place
         self.place += 1

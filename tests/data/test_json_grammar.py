@@ -379,6 +379,7 @@ def test_clean_rows_are_read_fast():
         ('{"a": 1} // b', "JSON-001", "", "JSON has no comments"),
         ('{"a": "C:\\dir"}', "JSON-001", "a", "a backslash itself is \\\\"),
         ('{"a": "b" "c": 1}', "JSON-001", "a", "a comma is missing before it"),
+        ('{"a": "say "hi""}', "JSON-001", "a", "a quote inside the text lacks its backslash"),
         ('{"a": 012}', "JSON-001", "a", "a number has no leading zero"),
         ("{“a”: 1}", "JSON-001", "", "write straight double quotes"),
         ('{"a": "x\ty"}', "JSON-001", "a", "U+0009 inside a text: write it as \\t"),

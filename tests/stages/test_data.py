@@ -258,6 +258,17 @@ def test_a_mark_and_a_near_key_are_warnings_that_keep_no_row_away(tmp_path):
         make(tmp_path / "no", demonstrations={"source": str(path)}, rules={"SCH-003": "refuse"})
 
 
+def test_a_table_of_which_every_row_is_set_aside_is_refused(tmp_path):
+    rows = [{"prompt": "Say a.", "response": " "}] * 3
+    with pytest.raises(DataError, match=r"no row is left \(rule DATA-001\)"):
+        make(
+            tmp_path / "out",
+            demonstrations={"source": write(tmp_path / "d.jsonl", rows)},
+            rules={"TXT-001": "set_aside"},
+            max_set_aside_share=1.0,
+        )
+
+
 def test_a_limit_counts_rows_and_not_the_note_before_them(tmp_path):
     path = Path(write(tmp_path / "d.jsonl", demonstrations(60)))
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
