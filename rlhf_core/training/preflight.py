@@ -80,8 +80,6 @@ def check_before_ppo(
 
     `notice` is told what is only doubtful.
     """
-    if special.pad in special.end:
-        refuse(f"token {special.pad} both pads and ends", "pad_is_end")
     check_no_dropout(models)
     if models.value_model is not None:
         check_causal_values(models.value_model, rollout, models.policy.config.vocab_size)

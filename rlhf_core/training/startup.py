@@ -35,7 +35,12 @@ def check_readings(
     of_policy: Sequence[ReadText],
     of_reward_model: Sequence[ReadText],
 ) -> None:
-    """Raise TrainingStopped where policy or reward model read a text otherwise than before."""
+    """Raise TrainingStopped where policy or reward model read a text otherwise than before.
+
+    Or where padding is an end: every padded text would then be another one.
+    """
+    if special.pad in special.end:
+        refuse(f"token {special.pad} both pads and ends", "pad_is_end")
     device = models.policy.device
     if of_policy:
         batch = encoded(encoder, _texts(of_policy), special.pad).to(device)

@@ -5,12 +5,16 @@ import torch
 from accelerate import Accelerator
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
+from rlhf_core.batches import Encoder, SpecialTokens
 from rlhf_core.errors import TrainingStopped
 from rlhf_core.models import ScalarModel
+from rlhf_core.readings import ReadText
+from rlhf_core.settings.model import ModelSettings, ScratchModelSettings
 from rlhf_core.settings.ppo import PpoSettings
 from rlhf_core.training import rollouts
 from rlhf_core.training.preflight import check_before_ppo
 from rlhf_core.training.rollouts import collect_rollout
+from rlhf_core.training.startup import check_readings
 from tests.tiny_models import (
     END,
     SPECIAL,
@@ -19,6 +23,7 @@ from tests.tiny_models import (
     tiny_policy,
     tiny_ppo_models,
     tiny_scalar_model,
+    words,
 )
 
 PROMPTS = [[3 + i % 9] * (1 + i % 3) + [4 + i % 8] for i in range(256)]
@@ -68,6 +73,18 @@ def test_a_reference_that_differs_by_little_is_refused():
     with torch.no_grad():
         models.reference.model.norm.weight.mul_(1.02)
     refuses(models, "the reference is another model")
+
+
+def test_padding_that_is_an_end_is_refused_before_anything_is_read():
+    with pytest.raises(TrainingStopped, match=f"token {END} both pads and ends"):
+        check_readings(
+            tiny_ppo_models(),
+            Encoder(words(), ModelSettings(scratch=ScratchModelSettings())),
+            SETTINGS,
+            SpecialTokens((END,), END),
+            of_policy=[ReadText("prompt", "response", 0.0)],
+            of_reward_model=[],
+        )
 
 
 @pytest.mark.parametrize("name", ["policy", "reference", "scorer", "value_model"])
