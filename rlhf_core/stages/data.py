@@ -81,7 +81,11 @@ def _placed(
     gate = Gate(RecipeTokens(settings, model), scratch=scratch, splitter=splitter)
     checked, found = _check(gate, named, report)
     _refuse_unusable(gate, checked, found, out_dir)
-    sides = splitter.sides({table.table: table.usable for table in checked}, gate.staged)
+    try:
+        sides = splitter.sides({table.table: table.usable for table in checked}, gate.staged)
+    except DataError:  # too few keys to split by
+        _write(gate, checked, {**found, "usable": False}, out_dir)
+        raise
     leaks = gate.tell_leaks(sides, checked)
     _refuse_unusable(gate, checked, found, out_dir)
     metrics = _metrics(sides, checked) | finish(sides, gate.staged)

@@ -267,6 +267,19 @@ def test_a_recipe_whose_data_is_not_there_says_which_part_names_it(tmp_path):
     assert "data.demonstrations.source names it" in message
 
 
+def test_a_recipe_whose_rows_cannot_be_split_has_its_report_all_the_same(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    data = write(tmp_path / "d.jsonl", SHOWN, SHOWN | {"response": "a \u202e"})
+    recipe.write_text(
+        "name: x\nlast_stage: sft\nmodel: {scratch: {}}\n"
+        f"data: {{demonstrations: {{source: {data}}}}}\n"
+    )
+    code, shown, message = check(recipe)
+    assert code == 2
+    assert "have the same 'prompt', so they cannot be split" in message
+    assert re.search(r"TXT-005 direction-override +warning +1", shown)
+
+
 def test_a_recipe_stands_alone_and_names_its_own_columns(tmp_path, tiny_recipe):
     data = write(tmp_path / "d.jsonl", SHOWN)
     for arguments in ([tiny_recipe, data], [tiny_recipe, "--table", "text"]):
