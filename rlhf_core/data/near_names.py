@@ -2,11 +2,14 @@
 
 import difflib
 from collections.abc import Collection, Iterable
+from itertools import islice
+
+_LOOKED_AT = 500
 
 
 def nearest_key(name: str, keys: Iterable[str]) -> str | None:
     """The key that may have been meant by `name`; None where none is like it."""
-    by_plain_name = {_plain(key): key for key in reversed([*keys])}
+    by_plain_name = {_plain(key): key for key in reversed([*islice(keys, _LOOKED_AT)])}
     near = difflib.get_close_matches(_plain(name), by_plain_name, n=1)
     return by_plain_name[near[0]] if near else None
 

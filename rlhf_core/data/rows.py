@@ -28,6 +28,10 @@ __all__ = [
 ]
 
 
+_MOST_KEYS = 500
+"""Of a row that is looked at for near names, and sets of keys that are remembered."""
+
+
 @dataclass(slots=True)
 class Row:
     """One prompt with no, one or several responses, wherever it came from.
@@ -108,11 +112,13 @@ class RowReader:
 
         These are keys that are nearly known ones, and scores that prefer the rejected response.
         """
+        if len(raw.fields) > _MOST_KEYS:  # such a row is a table of its own
+            return []
         names = tuple(raw.fields)
         odd = self._odd_keys.get(names)
         if odd is None:
             odd = self._odd_keys_of(names)
-            if len(self._odd_keys) < 1000:
+            if len(self._odd_keys) < _MOST_KEYS:
                 self._odd_keys[names] = odd
         if not odd.near and not odd.is_scored:
             return []

@@ -443,7 +443,7 @@ HOSTILE = "a\x1b[31m\u202e\n" + "b" * 500
     "form,fields",
     [
         ("pairs", {HOSTILE: 1}),
-        ("pairs", dict.fromkeys(map(str, range(1000)), 1)),
+        ("pairs", dict.fromkeys(map(str, range(100_000)), 1)),
         ("messages", {"messages": [{HOSTILE: HOSTILE}]}),
         ("messages", {"messages": [{"role": HOSTILE, "content": "a"}]}),
         ("rankings", {"prompt": "p", "responses": ["a"], "ranks": [HOSTILE] * 100}),
