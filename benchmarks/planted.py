@@ -17,6 +17,7 @@ from rlhf_core.stages import ppo as stage
 from rlhf_core.training import (
     estimates,
     ppo,
+    ppo_networks,
     ppo_optimization,
     ppo_watch,
     preflight,
@@ -241,8 +242,8 @@ def _moving_reference(stack: ExitStack) -> None:
 
 
 def _idle(stack: ExitStack) -> None:
-    right = ppo_optimization.Networks.set_share
-    _put(stack, ppo_optimization.Networks, "set_share", lambda networks, _: right(networks, 0.0))
+    right = ppo_networks.Networks.set_share
+    _put(stack, ppo_networks.Networks, "set_share", lambda networks, _: right(networks, 0.0))
 
 
 def _judged(change: Callable[[int, Any, Any], Tensor]) -> Callable[[ExitStack], None]:

@@ -21,7 +21,7 @@ from rlhf_core.training.likelihoods import ReferenceLikelihoods
 from rlhf_core.training.optimization import micro_batches, optimizer_step, own_share
 from rlhf_core.training.ppo import learning_rate_share, prompt_batches
 from rlhf_core.training.ppo_metrics import rollout_metrics
-from rlhf_core.training.ppo_optimization import make_networks
+from rlhf_core.training.ppo_networks import make_networks
 from rlhf_core.training.rollouts import PpoModels, Rollout
 from rlhf_core.training.state import Saving, TrainingState, notice_of
 from rlhf_core.training.trained import Trained

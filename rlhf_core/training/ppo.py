@@ -23,7 +23,8 @@ from rlhf_core.training.averaging import WeightAverage
 from rlhf_core.training.optimization import summed
 from rlhf_core.training.ppo_course import PpoCourse
 from rlhf_core.training.ppo_metrics import rollout_metrics
-from rlhf_core.training.ppo_optimization import Optimization, make_networks
+from rlhf_core.training.ppo_networks import make_networks
+from rlhf_core.training.ppo_optimization import Optimization
 from rlhf_core.training.ppo_watch import PpoWatch
 from rlhf_core.training.ptx import PtxTerm, TextOfUpdate, examples_per_step
 from rlhf_core.training.rollouts import PpoModels, collect_rollout

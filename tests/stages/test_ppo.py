@@ -1,60 +1,25 @@
-import copy
 import json
 import shutil
-from dataclasses import replace
 
 import pytest
 import torch
-from accelerate import Accelerator
-from torch.testing import assert_close
 
-from rlhf_core.errors import DataError, RecipeError, TrainingStopped
+from rlhf_core.errors import DataError
 from rlhf_core.history import read_history
-from rlhf_core.models import weights_digest, zero_head
-from rlhf_core.pretrained import load_policy, load_scalar_model, save_model
+from rlhf_core.models import weights_digest
+from rlhf_core.pretrained import load_policy, load_scalar_model
 from rlhf_core.report import ignore
-from rlhf_core.reward_models import load_reward_model
-from rlhf_core.scorers import Scorer
 from rlhf_core.settings.algorithms import DpoSettings
 from rlhf_core.settings.base import LoraSettings
 from rlhf_core.settings.course import CourseSettings
 from rlhf_core.settings.evaluation import EvaluationSettings
-from rlhf_core.settings.ppo import PpoSettings
 from rlhf_core.settings.ptx import PtxSettings
-from rlhf_core.settings.reward_model import RewardModelSettings
 from rlhf_core.settings.rewards import RewardSettings
-from rlhf_core.settings.sentinel import PpoSentinelSettings
 from rlhf_core.stages.evaluation import make_evaluation
 from rlhf_core.stages.ppo import make_ppo
-from rlhf_core.stages.reward_model import make_reward_model
-from rlhf_core.tables import read_preferences, read_prompts, write_table
-from rlhf_core.training.ppo import train_ppo
+from rlhf_core.tables import read_prompts, write_table
 from rlhf_core.training.ppo_course import kept_policies
-from rlhf_core.training.ppo_models import load_models, said_of_bodies
-from tests.tiny_models import SPECIAL, tiny_scorer
-
-QUICK = PpoSettings(
-    updates=2,
-    rollout_batch_size=32,
-    mini_batch_size=16,
-    ppo_epochs=2,
-    learning_rate=0.003,
-    warmup_updates=0,
-)
-
-
-def make(chain, out_dir, *, model=None, data=None, reward_model=None, seed=1, **changes):
-    out_dir.mkdir()
-    return make_ppo(
-        QUICK.model_copy(update=changes),
-        model or chain.model,
-        data=data or chain.data,
-        sft=chain.sft,
-        reward_model=reward_model or chain.reward_model,
-        out_dir=out_dir,
-        report=ignore,
-        seed=seed,
-    )
+from tests.stages.ppo_runs import QUICK, make
 
 
 @pytest.fixture(scope="module")
@@ -263,176 +228,6 @@ def test_text_that_is_asked_for_and_not_there_is_refused(chain, tmp_path):
         make(chain, tmp_path / "ppo", ptx=PtxSettings(coef=1.0))
 
 
-@pytest.fixture(scope="module")
-def adapter_reward_model(chain, tmp_path_factory):
-    """A reward model that was trained as an adapter on the SFT policy's body."""
-    folder = tmp_path_factory.mktemp("adapter") / "reward_model"
-    folder.mkdir()
-    make_reward_model(
-        RewardModelSettings(epochs=2, learning_rate=0.01, batch_size=16, lora=LoraSettings(rank=4)),
-        chain.model,
-        data=chain.data,
-        sft=chain.sft,
-        out_dir=folder,
-        report=ignore,
-        seed=1,
-    )
-    return folder
-
-
-def with_adapters(chain, reward_model, **changes):
-    settings = QUICK.model_copy(update={"lora": LoraSettings(rank=2), **changes})
-    scorer = Scorer(load_reward_model(reward_model))
-    return settings, load_models(settings, chain.sft, reward_model, scorer, seed=1)
-
-
-def bodies(models):
-    parts = [models.policy, models.reference, models.scorer.reward_model.first.model]
-    parts += [] if models.value_model is None else [models.value_model.model]
-    return {part.get_input_embeddings().weight.data_ptr() for part in parts}
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {},
-        {"value_init": "sft"},
-        {"value_network": "shared_trunk"},
-        {"algorithm": "grpo", "responses_per_prompt": 4},
-    ],
-)
-def test_four_adapters_share_one_body(chain, adapter_reward_model, changes):
-    _, models = with_adapters(chain, adapter_reward_model, **changes)
-    assert len(bodies(models)) == 1
-    assert said_of_bodies(models) == "all models are adapters on one body in memory"
-    own = {weights.data_ptr() for weights in models.reference.parameters()}
-    added = {
-        name: weights.numel()
-        for part in models.by_name().values()
-        for name, weights in part.named_parameters()
-        if weights.data_ptr() not in own
-    }
-    assert all("lora_" in name or "score" in name for name in added)
-
-
-def test_a_reward_model_trained_in_full_keeps_its_body_and_the_value_model_shares_it(chain):
-    _, models = with_adapters(chain, chain.reward_model)
-    assert len(bodies(models)) == 2
-    assert "2 bodies in memory: the reward model is no adapter" in said_of_bodies(models)
-    first = models.scorer.reward_model.first.model
-    own = {weights.data_ptr() for weights in first.model.parameters()}
-    assert own <= {weights.data_ptr() for weights in models.value_model.parameters()}
-
-
-@pytest.mark.parametrize("reward_model", ["adapter", "in full"])
-def test_training_on_shared_bodies_is_training_on_copies(chain, adapter_reward_model, reward_model):
-    folder = adapter_reward_model if reward_model == "adapter" else chain.reward_model
-
-    def trained(arrange):
-        settings, models = with_adapters(chain, folder)
-        models = arrange(models)
-        frozen = [weights_digest(part) for part in (models.reference, models.scorer)]
-        metrics = train_ppo(
-            models,
-            [[3, 4], [5, 6], [7, 8]],
-            settings,
-            ignore,
-            special=SPECIAL,
-            max_response_tokens=8,
-            missing_eos_score=-1.0,
-            seed=1,
-            accelerator=Accelerator(),
-        )
-        assert [weights_digest(part) for part in (models.reference, models.scorer)] == frozen
-        moved = [weights for weights in models.policy.parameters() if weights.requires_grad]
-        moved += [weights for weights in models.value_model.parameters() if weights.requires_grad]
-        return metrics, moved
-
-    def copied(models):
-        return replace(
-            models,
-            **{name: copy.deepcopy(getattr(models, name)) for name in models.by_name()},
-        )
-
-    (shared, one), (apart, two) = trained(lambda models: models), trained(copied)
-    # A matrix at another address is multiplied in another order.
-    assert_close(shared["score"], apart["score"], atol=1e-4, rtol=1e-4)
-    assert_close(shared["kl_to_reference"], apart["kl_to_reference"], atol=1e-4, rtol=1e-3)
-    for own, other in zip(one, two, strict=True):
-        assert_close(own, other, atol=1e-4, rtol=1e-3)
-
-
-def test_what_adapters_on_one_body_publish_says_what_they_said(
-    chain, adapter_reward_model, tmp_path
-):
-    make(chain, tmp_path / "ppo", reward_model=adapter_reward_model, lora=LoraSettings(rank=2))
-    before, after = (load_policy(path).state_dict() for path in (chain.sft, tmp_path / "ppo"))
-    q_proj = "model.layers.0.self_attn.q_proj.weight"
-    assert not torch.equal(before[q_proj], after[q_proj])
-    assert torch.equal(before["model.embed_tokens.weight"], after["model.embed_tokens.weight"])
-    own = load_scalar_model(tmp_path / "ppo" / "value_model").model.state_dict()
-    start = load_scalar_model(adapter_reward_model).model.state_dict()
-    # The value model went on from the reward model's adapter, not from the policy's.
-    assert_close(own[q_proj], start[q_proj], atol=0.05, rtol=0)
-    assert not torch.equal(own[q_proj], start[q_proj])
-    assert (start[q_proj] - before[q_proj]).abs().max() > 0.05
-
-
-def test_a_value_model_from_the_policy_starts_without_an_opinion(chain):
-    models = load_models(
-        QUICK.model_copy(update={"value_init": "sft"}),
-        chain.sft,
-        chain.reward_model,
-        tiny_scorer(),
-        seed=1,
-    )
-    ids = torch.tensor([[3, 4, 5]])
-    assert models.value_model(ids, ids > 0).tolist() == [[0.0, 0.0, 0.0]]
-
-
-def test_policy_and_reference_start_alike_and_reward_model_and_reference_are_frozen(chain):
-    scorer = Scorer(load_reward_model(chain.reward_model))
-    models = load_models(QUICK, chain.sft, chain.reward_model, scorer, seed=1)
-    for frozen in (models.reference, models.scorer):
-        assert not any(parameter.requires_grad for parameter in frozen.parameters())
-    for name, weights in models.policy.state_dict().items():
-        assert_close(models.reference.state_dict()[name], weights, atol=0, rtol=0)
-    assert models.value_model is not models.scorer.reward_model.first
-
-
-def test_a_reward_model_of_another_tokenizer_cannot_be_the_value_models_beginning(chain, tmp_path):
-    other = tmp_path / "reward_model"
-    shutil.copytree(chain.reward_model, other)
-    text = (other / "tokenizer.json").read_text().replace('"w3"', '"w99"')
-    (other / "tokenizer.json").write_text(text)
-    with pytest.raises(RecipeError, match=r"another tokenizer.*Set ppo.value_init=sft"):
-        make(chain, tmp_path / "ppo", reward_model=other)
-
-
-def test_a_reward_model_that_says_the_same_of_everything_is_refused(chain, tmp_path):
-    other = tmp_path / "reward_model"
-    shutil.copytree(chain.reward_model, other)
-    constant = load_scalar_model(chain.reward_model)
-    zero_head(constant)
-    save_model(constant.model, other)
-    with pytest.raises(TrainingStopped, match="says the same of every response"):
-        make(chain, tmp_path / "ppo", reward_model=other)
-
-
-def test_a_policy_that_goes_too_far_stops_the_stage(chain, tmp_path):
-    limits = PpoSentinelSettings(kl_to_reference={"stop": 0.02})
-    with pytest.raises(TrainingStopped, match=r"PPO stopped at update \d: .*\(limit 0\.01\)"):
-        make(chain, tmp_path / "ppo", learning_rate=0.1, updates=5, sentinel=limits)
-    kept, sft = (load_policy(path) for path in (tmp_path / "ppo" / "last_good", chain.sft))
-    assert weights_digest(kept) == weights_digest(sft)  # no state after it was good
-
-
-def test_prompts_over_the_budget_are_refused_when_none_is_left(chain, tmp_path):
-    model = chain.model.model_copy(update={"max_prompt_tokens": 1})
-    with pytest.raises(DataError, match=r"None of 120 prompts fits.*raise it"):
-        make(chain, tmp_path / "ppo", model=model)
-
-
 def short_and_ended(prompts: list[str], responses: list[str]) -> list[float]:
     """A reward without a model: few words."""
     return [-float(len(response.split())) for response in responses]
@@ -453,46 +248,6 @@ def test_functions_alone_pay_without_a_reward_model(chain, tmp_path):
     )
     assert summary["score"] == summary["reward_short_and_ended"]
     assert summary["raw_score"] < -1  # "so done" has two words
-
-
-def test_a_reward_model_of_swapped_labels_is_refused_before_any_step(chain, tmp_path):
-    data, other = tmp_path / "data", tmp_path / "reward_model"
-    shutil.copytree(chain.data, data)
-    rows = read_preferences(data, "validation").to_dict("records")
-    swapped = [row | {"ranks": [3 - rank for rank in row["ranks"]]} for row in rows]
-    write_table(data, "preferences", "validation", swapped)
-    other.mkdir()
-    summary = make_reward_model(
-        RewardModelSettings(epochs=2, learning_rate=0.003, batch_size=16),
-        chain.model,
-        data=data,
-        sft=chain.sft,
-        out_dir=other,
-        report=ignore,
-        seed=1,
-    )
-    assert summary["accuracy"] < 0.1
-    with pytest.raises(
-        TrainingStopped, match="chosen and rejected are probably swapped"
-    ) as stopped:
-        make(chain, tmp_path / "ppo", reward_model=other)
-    assert stopped.value.exit_code == 3
-    assert not (tmp_path / "ppo" / "history.jsonl").exists()
-
-
-@pytest.mark.parametrize(
-    "number,reason", [(torch.nan, "not finite"), (torch.inf, "not finite"), (1e30, "over ppo")]
-)
-def test_a_reward_model_whose_scores_are_no_scores_is_refused(number, reason, chain, tmp_path):
-    other = tmp_path / "reward_model"
-    shutil.copytree(chain.reward_model, other)
-    broken = load_scalar_model(chain.reward_model)
-    with torch.no_grad():
-        broken.head.bias.fill_(number)
-    broken.model.save_pretrained(other)  # as ours would not
-    with pytest.raises(TrainingStopped, match=f"PPO did not start: .*{reason}"):
-        make(chain, tmp_path / "ppo", reward_model=other)
-    assert not (tmp_path / "ppo" / "history.jsonl").exists()
 
 
 def test_the_gates_verdicts_lie_beside_the_policy(ppo):

@@ -12,7 +12,7 @@ from rlhf_core.settings.sft import SftSettings
 from rlhf_core.sft_epochs import start_of, starting_policy, write_selection
 from rlhf_core.stages.ppo import make_ppo
 from rlhf_core.stages.sft import make_sft
-from tests.stages.test_ppo import QUICK
+from tests.stages.ppo_runs import QUICK
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,8 @@ from rlhf_core.models import weights_digest
 from rlhf_core.settings.ppo import PpoSettings
 from rlhf_core.sharing import PolicyAndValue
 from rlhf_core.training.guard import Guard
-from rlhf_core.training.ppo_optimization import Optimization, make_networks
+from rlhf_core.training.ppo_networks import make_networks
+from rlhf_core.training.ppo_optimization import Optimization
 from rlhf_core.training.rollouts import policy_distribution, values_before
 from tests.tiny_models import SPECIAL, arranged, tiny_ppo_models
 from tests.training.test_ppo import history, train
