@@ -13,6 +13,7 @@ import numpy as np
 from rlhf_core.data.batches import RowBatch
 from rlhf_core.data.comparing import RowComparer
 from rlhf_core.data.cutting import cut_prompt
+from rlhf_core.data.disk_room import TO_EXAMINE, TO_SPLIT
 from rlhf_core.data.fault_log import (
     FaultFiles,
     FaultLog,
@@ -131,7 +132,11 @@ class TableCheck:
         """
         seen, kept_by = list(accounts), list(keepers)
         reader = TableReader(
-            table_settings, self._table, split_by=self._settings.split_by, scratch=self._scratch
+            table_settings,
+            self._table,
+            split_by=self._settings.split_by,
+            scratch=self._scratch,
+            disk_share=TO_SPLIT if kept_by else TO_EXAMINE,
         )
         self._row_readers = reader.row_readers
         comparer = RowComparer(self._scratch, self._table, reader.places)

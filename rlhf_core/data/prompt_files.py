@@ -3,6 +3,7 @@
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from rlhf_core.data.disk_room import TO_EXAMINE
 from rlhf_core.data.reading import TableReader
 from rlhf_core.data.rules import RULES, Fault, render_faults
 from rlhf_core.data.schemas import check_batch
@@ -19,7 +20,9 @@ def prompts_in_file(path: Path) -> list[str]:
     prompts: dict[str, None] = {}
     faults: list[Fault] = []
     with TemporaryDirectory() as folder:
-        reader = TableReader(settings, "prompts", split_by="prompt", scratch=Path(folder))
+        reader = TableReader(
+            settings, "prompts", split_by="prompt", scratch=Path(folder), disk_share=TO_EXAMINE
+        )
         for rows, unreadable in reader.batches():
             prompts.update(dict.fromkeys(row.prompt for row in rows.rows))
             faults += [fault for _, fault in (*unreadable, *check_batch(rows, "prompts"))]

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from rlhf_core.data.batches import MAX_CHARACTERS, MAX_ROWS, RowBatch
 from rlhf_core.data.comparisons import RankingJoiner
+from rlhf_core.data.disk_room import check_disk_room
 from rlhf_core.data.hub import Source, find_sources, read_rows
 from rlhf_core.data.numbered import NumberedFault
 from rlhf_core.data.origins import read_origin
@@ -39,12 +40,20 @@ class TableReader:
     """
 
     def __init__(
-        self, settings: TableSettings, table: TableName, *, split_by: str, scratch: Path
+        self,
+        settings: TableSettings,
+        table: TableName,
+        *,
+        split_by: str,
+        scratch: Path,
+        disk_share: float,
     ) -> None:
+        """`disk_share` is what `scratch` has to have room for, in parts of the sources' size."""
         self._settings = settings
         self._table = table
         self._split_by = split_by
         self._scratch = scratch
+        self._disk_share = disk_share
         self.places = Places(scratch, table)
         """Of every raw row, by its number."""
         self.sources: list[dict[str, object]] = []
@@ -69,7 +78,9 @@ class TableReader:
         settings = self._settings
         growing = _Growing()
         any_note = False
-        for source in distinctly_named(find_sources(settings, self._table)):
+        sources = distinctly_named(find_sources(settings, self._table))
+        check_disk_room(sources, self._disk_share, self._scratch)
+        for source in sources:
             left = None if settings.limit is None else settings.limit - self.row_count
             before = self.row_count
             reader: RowReader | None = None

@@ -11,8 +11,10 @@ import pytest
 
 from benchmarks.gate_rows import write_pairs
 from rlhf_core.data import batches, spills
+from rlhf_core.data.disk_room import check_disk_room
 from rlhf_core.data.report_file import read_facts, read_faults
-from rlhf_core.errors import DataError
+from rlhf_core.data.sources import LocalFile
+from rlhf_core.errors import DataError, StorageError
 from rlhf_core.report import ignore
 from rlhf_core.settings.data import DataSettings
 from rlhf_core.settings.model import ModelSettings, ScratchModelSettings
@@ -189,3 +191,10 @@ def test_a_check_leaves_the_folder_of_its_report_clean(tmp_path):
     examine_data(settings, MODEL, out_dir=out, report=ignore, seed=1)
     names = sorted(path.name for path in out.iterdir())
     assert names == ["report.html", "report.json", "set-aside.jsonl", "sources.json"]
+
+
+def test_too_little_disk_is_told_before_a_row_is_read(tmp_path):
+    huge = LocalFile("p.jsonl.gz", tmp_path / "p.jsonl.gz", "", 10**18)
+    with pytest.raises(StorageError, match="some 800,000,000,000,000,000 are needed"):
+        check_disk_room([huge], 0.2, tmp_path)
+    check_disk_room([huge._replace(bytes=1000)], 0.2, tmp_path)
