@@ -36,6 +36,16 @@ class HeldOut:
         self.taken: dict[str, list[_Key]] = {}
         """Of the tables whose keys are not placed by hash: those that are held out."""
 
+    def facts(self) -> dict[str, object]:
+        """How keys were placed, for the report."""
+        return {
+            "salt": self.salt,
+            "share": self.share,
+            "hash": "sha256",
+            "keys": self.counts,
+            "by_count": sorted(self.taken),
+        }
+
     def among(self, keys: Keys, members: Mapping[str, Flags]) -> Flags:
         """Which of the keys are held out."""
         below = keys.positions(self.salt) / _WHOLE < self.share

@@ -89,7 +89,12 @@ def _placed(
     leaks = gate.tell_leaks(sides, checked)
     _refuse_unusable(gate, checked, found, out_dir)
     metrics = _metrics(sides, checked) | finish(sides, gate.staged)
-    found |= {"sides": side_facts(sides), "near_duplicates": leaks, "metrics": metrics}
+    found |= {
+        "sides": side_facts(sides),
+        "splits": [rule.facts() for rule in sides.rules],
+        "near_duplicates": leaks,
+        "metrics": metrics,
+    }
     _write(gate, checked, found, out_dir)
     return metrics
 

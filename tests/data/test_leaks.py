@@ -176,3 +176,15 @@ def test_nearly_all_prompts_that_differ_in_one_word_of_eighty_agree_in_a_band(tm
     # J = 79 / 85 = 0.93; in a band of five 0.70, in one of four such 0.99
     assert np.count_nonzero(right) >= 970
     assert np.count_nonzero(~right) < 30
+
+
+def test_the_report_says_how_keys_were_placed(tmp_path):
+    rows = [pair(prompt, n) for n, prompt in enumerate(long_prompts(120, 6))]
+    facts = read_facts(make(tmp_path / "made", rows) / "report.json")
+    by_hash = {"share": 0.1, "hash": "sha256", "by_count": []}
+    trained = facts["sides"]["preferences"]["train"]["keys"]
+    assert facts["splits"] == [
+        {"salt": "validation", "keys": {"preferences": 120}, **by_hash},
+        {"salt": "sft-validation", "keys": {"demonstrations": trained}, **by_hash},
+    ]
+    assert facts["near_duplicates"]["threshold"] == 0.9
