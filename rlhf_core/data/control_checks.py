@@ -3,6 +3,7 @@
 import re
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from itertools import accumulate
 
 from rlhf_core.data.control_tokens import ControlTokens, Spelling, any_of
@@ -57,18 +58,33 @@ def check_turn_markers(rows: Sequence[Row], table: TableName) -> list[Fault]:
     return faults
 
 
+class JoinedRows(list[Row]):
+    """Rows whose texts are joined once, for all patterns that are looked for in them."""
+
+    @cached_property
+    def texts(self) -> list[str]:
+        """The texts of each row as one."""
+        return [
+            row.prompt if not row.responses else _JOINT.join((row.prompt, *row.responses))
+            for row in self
+        ]
+
+    @cached_property
+    def joined(self) -> str:
+        """The texts of all rows as one."""
+        return _JOINT.join(self.texts)
+
+
 def rows_with(pattern: re.Pattern[str], rows: Sequence[Row]) -> list[Row]:
     """The rows that may hold a text with the pattern, found in all texts at once."""
-    texts = [
-        row.prompt if not row.responses else _JOINT.join((row.prompt, *row.responses))
-        for row in rows
-    ]
-    joined = _JOINT.join(texts)
+    if not isinstance(rows, JoinedRows):
+        rows = JoinedRows(rows)
+    joined = rows.joined
     found: list[Row] = []
     match = pattern.search(joined)
     if match is None:
         return found
-    ends = list(accumulate(len(text) + 1 for text in texts))
+    ends = list(accumulate(len(text) + 1 for text in rows.texts))
     while match is not None:
         place = bisect_right(ends, match.start())
         found.append(rows[place])

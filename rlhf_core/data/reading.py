@@ -78,6 +78,7 @@ class TableReader:
         settings = self._settings
         growing = _Growing()
         any_note = False
+        file, start = "", 0
         sources = distinctly_named(find_sources(settings, self._table))
         check_disk_room(sources, self._disk_share, self._scratch)
         for source in sources:
@@ -98,10 +99,12 @@ class TableReader:
                         told_by = [one for one in first if isinstance(one, RawRow)] or [raw]
                         reader = _reader(told_by, settings, self._table, self._split_by)
                         self.row_readers[source.name] = reader
-                    growing.places.append(self.places.packed(raw.file, raw.line))
+                    if raw.file is not file:
+                        file, start = raw.file, self.places.packed(raw.file, 0)
+                    growing.places.append(start | raw.line)
                     growing.take(self.row_count, reader.read(raw), reader.remarks(raw))
                 self.row_count += 1
-                if growing.is_full:
+                if len(growing.places) >= MAX_ROWS or growing.characters >= MAX_CHARACTERS:
                     yield self._grown(growing)
                     growing = _Growing()
             record = source_record(source) | {"table": self._table, "rows": self.row_count - before}
@@ -129,7 +132,7 @@ class _Growing:
         self.rows: list[Row] = []
         self.faults: list[NumberedFault] = []
         self.places: list[int] = []
-        self._characters = 0
+        self.characters = 0
 
     def take(self, number: int, row: Row | Fault, remarks: Sequence[Fault]) -> None:
         """One more row, or what keeps it from being one, and what is said beside it."""
@@ -140,14 +143,7 @@ class _Growing:
             return
         self.numbers.append(number)
         self.rows.append(row)
-        self._characters += len(row.prompt)
-        for response in row.responses:
-            self._characters += len(response)
-
-    @property
-    def is_full(self) -> bool:
-        """Whether it has as much as a batch may have."""
-        return len(self.places) >= MAX_ROWS or self._characters >= MAX_CHARACTERS
+        self.characters += len(row.prompt) + sum(map(len, row.responses))
 
 
 def source_record(source: Source) -> dict[str, object]:

@@ -9,7 +9,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from rlhf_core.data.base_tokenizer import BaseTokenizer, read_base_tokenizer
-from rlhf_core.data.control_checks import check_control_tokens, check_turn_markers
+from rlhf_core.data.control_checks import (
+    JoinedRows,
+    check_control_tokens,
+    check_turn_markers,
+)
 from rlhf_core.data.known_tokens import check_known_tokens
 from rlhf_core.data.lengths import LengthCounter, length_counter
 from rlhf_core.data.rows import Row
@@ -70,6 +74,7 @@ class TokenChecks:
 
     def texts(self, rows: Sequence[Row]) -> list[Fault]:
         """A fault for every text that spells a control token or marks a turn that is none."""
+        rows = JoinedRows(rows)
         markers = check_turn_markers(rows, self._table)
         if not self._tokens.of_a_recipe and self._tokens.base is None:
             return [*check_known_tokens(rows, self._table), *markers]
