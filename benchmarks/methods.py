@@ -44,7 +44,7 @@ METHODS: Mapping[str, tuple[str, ...]] = {
     "PPO": (),
     "PPO, shared trunk": ("ppo.value_network=shared_trunk",),
     "PPO, LoRA": ("ppo.lora.rank=16", "ppo.learning_rate=3e-3"),
-    "PPO, ptx": ("data.world.texts=2000", "ppo.ptx.grad_norm_ratio=0.5"),
+    "PPO, ptx": ("data.world.texts=2000", "ppo.ptx.grad_norm_ratio=0.1"),
 }
 """What differs from `recipes/support-desk.yaml`, whose `ppo` section is the method `PPO`."""
 
