@@ -21,6 +21,9 @@ Hashes = NDArray[np.uint64]
 _MIX = (np.uint64(0xFF51AFD7ED558CCD), np.uint64(0xC4CEB9FE1A85EC53))
 _SHIFT = np.uint64(32)
 
+_SHORT_RANKING = 16
+"""Responses of a ranking of which all comparisons are looked at one by one."""
+
 
 class Wins(NamedTuple):
     """Comparisons: `better` was preferred to `worse`, each named by a hash of its text."""
@@ -30,6 +33,8 @@ class Wins(NamedTuple):
 
     better: Hashes
     worse: Hashes
+    near: NDArray[np.bool_]
+    """Whether none of the row's ranks lies between; in short rankings always."""
 
 
 class RowBatch:
@@ -91,7 +96,7 @@ class RowBatch:
         found = [*self._wins()]
         if not found:
             none = np.zeros((0, 2), dtype=np.uint64)
-            return Wins(np.zeros(0, dtype=np.int64), none, none)
+            return Wins(np.zeros(0, dtype=np.int64), none, none, np.zeros(0, dtype=np.bool_))
         return Wins(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
 
     def _wins(self) -> Iterator[Wins]:
@@ -110,7 +115,17 @@ class RowBatch:
                     (hashes[one] != hashes[other]).any(axis=1)
                 )
                 row = np.repeat(some, len(one) // len(some))
-                yield Wins(row[differ], hashes[better[differ]], hashes[worse[differ]])
+                near = np.ones(len(one), dtype=np.bool_)
+                if size > _SHORT_RANKING:
+                    levels = _levels(self.ranks[places])
+                    pairs = (levels[:, side].ravel() for side in np.triu_indices(size, 1))
+                    near = np.abs(np.subtract(*pairs)) == 1
+                yield Wins(row[differ], hashes[better[differ]], hashes[worse[differ]], near[differ])
+
+
+def _levels(ranks: NDArray[np.int64]) -> NDArray[np.int64]:
+    """[row, response]: the place of each rank among the distinct ones of its row."""
+    return np.array([np.unique(row, return_inverse=True)[1] for row in ranks], dtype=np.int64)
 
 
 def mixed(hashes: Hashes) -> Hashes:

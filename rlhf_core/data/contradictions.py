@@ -19,6 +19,7 @@ _RECORD = [
     ("better", "<u8"),
     ("worse", "<u8"),
     ("number", "<u4"),
+    ("near", "?"),
 ]
 """Hashes of prompt, better and worse response; among those of one prompt, 64 bits tell apart."""
 
@@ -54,22 +55,30 @@ class ComparisonFinder:
         records["high"], records["low"] = prompts[:, 0], prompts[:, 1]
         records["better"], records["worse"] = wins.better[:, 0], wins.worse[:, 0]
         records["number"] = batch.numbers[wins.row]
+        records["near"] = wins.near
         self._spill.add(records)
 
     def findings(self) -> Iterator[Contradiction | Circle]:
         """Every row that contradicts one before it, and every circle that is left among the rest.
 
-        Two comparisons that contradict each other are taken out before circles are looked for.
+        Two comparisons that contradict each other are taken out before circles are looked for, and
+        of a long ranking only those of neighbours are asked.
         """
         for part in self._spill.parts():
             records, prompt = grouped(part)
-            several = np.bincount(prompt)[prompt] > 1
+            if not len(records):
+                continue
+            starts = np.flatnonzero(np.diff(prompt, prepend=-1))
+            numbers = records["number"]
+            first, last = (f.reduceat(numbers, starts) for f in (np.minimum, np.maximum))
+            several = (first != last)[prompt]  # a row by itself contradicts nothing
             records, prompt = records[several], prompt[several]
             if not len(records):
                 continue
             pair = _pair_numbers(records, prompt)
             opposed = yield from _contradictions(records, pair)
-            yield from _circles(records[~opposed], prompt[~opposed])
+            asked = records["near"] & ~opposed
+            yield from _circles(records[asked], prompt[asked])
 
     def remove(self) -> None:
         """Free the disk."""

@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlhf_core.data import batches, spills
@@ -78,6 +78,7 @@ def repeats_and_contradictions(rows: list[Row]) -> set[tuple[str, int, str]]:
     return {(rule, line, seen) for (rule, line), seen in found.items()}
 
 
+@settings(max_examples=60, deadline=None)
 @given(rows=rankings(), size=st.integers(1, 5))
 def test_repeats_and_contradictions_are_those_of_looking_at_every_pair_of_rows(rows, size):
     found = found_in_batches(rows, size)
@@ -108,6 +109,7 @@ def test_a_circle_names_the_rows_that_make_it_however_far_apart_they_stand(size)
     assert found == {("PREF-010", 5, seen)}
 
 
+@settings(max_examples=60, deadline=None)
 @given(rows=rankings())
 def test_without_the_rows_that_are_named_no_comparisons_run_in_a_circle(rows):
     """Other than two that contradict each other, which are named as such."""
@@ -148,6 +150,7 @@ def verdicts(one: Row) -> set[str]:
     return broken
 
 
+@settings(max_examples=40, deadline=None)
 @given(texts=st.lists(st.tuples(TEXT, TEXT, TEXT, st.integers(1, 2)), max_size=6))
 def test_what_is_certain_at_a_glance_is_what_the_rules_say(texts):
     rows = [
@@ -204,3 +207,17 @@ def test_contents_are_equal_for_rows_that_say_the_same_alone():
     assert contents[0] == contents[1]
     assert len(set(contents)) == 4
     assert batches.MAX_ROWS > 1
+
+
+def test_long_rankings_that_run_in_a_circle_are_named_by_their_neighbours():
+    names = [f"response {number}" for number in range(300)]
+    ranks = tuple(range(1, 301))
+    rows = [
+        row(1, "p", *names, ranks=ranks),
+        row(2, "q", *names, ranks=ranks),
+        row(3, "p", names[250], "other"),
+        row(4, "p", "other", names[249]),
+    ]
+    found = found_in_batches(rows, 2)
+    seen = "the row closes a circle of 3 comparisons with a.jsonl:1, a.jsonl:3"
+    assert found == {("PREF-010", 4, seen)}

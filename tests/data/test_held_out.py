@@ -5,7 +5,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlhf_core.data import splits
@@ -49,6 +49,7 @@ def expected(tables: dict[TableName, list[str]], share: float) -> frozenset[str]
 KEYS = st.lists(st.integers(0, 60).map(str), min_size=2, max_size=60)
 
 
+@settings(max_examples=60, deadline=None)
 @given(demonstrations=KEYS, preferences=KEYS, share=st.floats(0.01, 0.49), few=st.integers(2, 40))
 def test_the_gate_holds_out_the_keys_that_all_keys_at_once_would(
     demonstrations, preferences, share, few
