@@ -87,7 +87,8 @@ class TableReader:
             reader: RowReader | None = None
             raws = read_rows(source, settings, self._table)
             first = _first_rows(raws)
-            for raw in _up_to(left, chain(first, raws)):
+            every = chain(first, raws)
+            for raw in every if left is None else _up_to(left, every):
                 if isinstance(raw, Fault):
                     growing.faults.append(NumberedFault(self.row_count, raw))
                     if raw.rule in BESIDE_ROWS:  # of the row that follows
@@ -179,9 +180,9 @@ def distinctly_named(sources: Iterable[Source]) -> list[Source]:
     return distinct
 
 
-def _up_to(count: int | None, raws: Iterable[RawRow | Fault]) -> Iterator[RawRow | Fault]:
-    """The first rows, all of them where there is no count; what stands beside a row is none."""
-    left = -1 if count is None else count
+def _up_to(count: int, raws: Iterable[RawRow | Fault]) -> Iterator[RawRow | Fault]:
+    """The first rows; what stands beside a row is none."""
+    left = count
     if left == 0:
         return
     for raw in raws:

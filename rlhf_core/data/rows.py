@@ -5,13 +5,13 @@ puts `model.response_prefix` between them.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rlhf_core.data.near_names import nearest_key, nearly_known
 from rlhf_core.data.raw_rows import RawRow
 from rlhf_core.data.row_fields import Fields, keys_in_words, label_of
-from rlhf_core.data.row_forms import COLUMNS_OF_FORM, PREFERENCE_FORMS, Form, parts_reader
+from rlhf_core.data.row_forms import COLUMNS_OF_FORM, PREFERENCE_FORMS, Form, Parts, parts_reader
 from rlhf_core.data.rules import Fault, render_faults, shown_key
 from rlhf_core.data.scores import SCORED, check_score, confidence_of, margin_of, scored_against
 from rlhf_core.data.unusable import UnusableError
@@ -27,6 +27,9 @@ __all__ = [
     "form_of_most",
 ]
 
+
+_BESIDE = frozenset({"source", "group", "margin", "confidence", "score", *SCORED})
+"""What a row may say beside its texts."""
 
 _MOST_KEYS = 500
 """Of a row that is looked at for near names, and sets of keys that are remembered."""
@@ -72,9 +75,13 @@ class RowReader:
     columns: Mapping[str, str]
     split_by: str
     opening_sentences: int
+    _parts: Callable[[Fields], Parts] = field(init=False, repr=False, compare=False)
     _odd_keys: dict[tuple[str, ...], "_OddKeys"] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_parts", parts_reader(self.form, self.opening_sentences))
 
     def read(self, raw: RawRow) -> Row | Fault:
         """The row, or the fault that keeps it from being one."""
@@ -82,14 +89,15 @@ class RowReader:
         if self.columns:
             fields = _renamed(fields, self.columns)
         try:
-            prompt, responses, ranks = parts_reader(self.form, self.opening_sentences)(fields)
-            source = label_of(fields, "source") if "source" in fields else file
-            group = label_of(fields, "group") if "group" in fields else ""
-            margin, confidence = None, ""
-            if ranks and len(fields) > 2:
-                margin, confidence = margin_of(fields), confidence_of(fields)
-            if "score" in fields:
-                check_score(fields)
+            prompt, responses, ranks = self._parts(fields)
+            source, group, margin, confidence = file, "", None, ""
+            if not _BESIDE.isdisjoint(fields):
+                source = label_of(fields, "source") if "source" in fields else file
+                group = label_of(fields, "group") if "group" in fields else ""
+                if ranks:
+                    margin, confidence = margin_of(fields), confidence_of(fields)
+                if "score" in fields:
+                    check_score(fields)
             by_prompt = self.split_by == "prompt" or self.form == "whole_text"
             key = prompt if by_prompt else label_of(fields, self.split_by)
         except UnusableError as unusable:
