@@ -212,7 +212,7 @@ MISTAKES = {
     "blank lines only": (holding("a.jsonl", b"\n \n"), "DATA-001"),
     "bytes": (holding("a.jsonl", bytes(range(128, 256)) * 9), "ENC-001"),
     "bytes named as Parquet": (holding("a.parquet", b"\x00\xff" * 50), "DATA-00"),
-    "gzip that is cut": (holding("a.jsonl.gz", gzip.compress(b"{}" * 999)[:30]), "copy"),
+    "gzip that is cut": (holding("a.jsonl.gz", gzip.compress(b"{}" * 999, mtime=0)[:30]), "copy"),
     "a recipe of bytes": (holding("a.yaml", b"\xff\xfe\x00"), "not UTF-8"),
     "a recipe that is broken": (holding("a.yaml", b"a: [1"), "a.yaml:"),
     "a recipe that is none": (holding("a.yml", b"- 1"), "expected a recipe"),

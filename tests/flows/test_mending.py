@@ -184,8 +184,8 @@ PLANTED: dict[str, tuple[str, str, int, bytes]] = {
     ),
     "a row twice": ("DUP-001", "a.jsonl", 7, lines([*map(pair, range(6)), pair(2)])),
     "text named as gzip": ("DATA-002", "a.jsonl.gz", 1, lines(SIX)),
-    "gzip named as text": ("DATA-002", "a.jsonl", 1, gzip.compress(lines(SIX))),
-    "gzip that is cut": ("DATA-003", "a.jsonl.gz", 3, gzip.compress(lines(SIX), 0)[:150]),
+    "gzip named as text": ("DATA-002", "a.jsonl", 1, gzip.compress(lines(SIX), mtime=0)),
+    "gzip that is cut": ("DATA-003", "a.jsonl.gz", 3, gzip.compress(lines(SIX), 0, mtime=0)[:150]),
     "one array": ("DATA-004", "a.json", 1, json.dumps(SIX, indent=1).encode()),
 }
 """What is planted: the rule that names it, the file, the line and the file's content."""
