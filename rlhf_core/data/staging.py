@@ -5,6 +5,7 @@ each row.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,17 @@ SCHEMA = pa.schema(
         ("line", pa.int64()),
     ]
 )
+
+
+@contextmanager
+def memory_given_back() -> Iterator[None]:
+    """Arrow takes memory from the system meanwhile: its own allocator keeps what it once had."""
+    before = pa.default_memory_pool()
+    pa.set_memory_pool(pa.system_memory_pool())
+    try:
+        yield
+    finally:
+        pa.set_memory_pool(before)
 
 
 class StagedRows:

@@ -13,7 +13,7 @@ from rlhf_core.data.report_file import REPORT, write_report
 from rlhf_core.data.rules import RULES, Fault
 from rlhf_core.data.schemas import TableName
 from rlhf_core.data.sides import Sides, Splitter, side_facts
-from rlhf_core.data.staging import StagedRows
+from rlhf_core.data.staging import StagedRows, memory_given_back
 from rlhf_core.data.token_checks import RecipeTokens
 from rlhf_core.data.totals import rule_facts
 from rlhf_core.data.writing import measured_sides, write_sides
@@ -66,6 +66,7 @@ class _Folders(NamedTuple):
     scratch: Path
 
 
+@memory_given_back()
 def _placed(
     settings: DataSettings,
     model: ModelSettings,
