@@ -15,6 +15,12 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def peak_memory() -> int:
+    """KiB that this process had resident at most, on Linux; `ru_maxrss` counts its parent too."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith("VmHWM:")))
+
+
 def run_in_two_processes(module: str, folder: Path) -> None:
     """Run `module` as two processes would be by accelerate; `folder` is their one argument."""
     where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}

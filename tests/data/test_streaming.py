@@ -146,12 +146,13 @@ def test_a_file_of_faults_alone_is_told_whole_and_shown_in_part(tmp_path, monkey
 
 
 PEAK = """
-import resource, sys
+import sys
 from pathlib import Path
 from rlhf_core.report import ignore
 from rlhf_core.settings.data import DataSettings
 from rlhf_core.settings.model import ModelSettings
 from rlhf_core.stages.data import examine_data, make_data
+from tests.processes import peak_memory
 source, out, work = sys.argv[1:]
 data = DataSettings.model_validate({"preferences": {"source": source}})
 model = ModelSettings.model_validate(
@@ -159,7 +160,7 @@ model = ModelSettings.model_validate(
 )
 work = {"make": make_data, "examine": examine_data}[work]
 work(data, model, out_dir=Path(out), report=ignore, seed=1)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+print(peak_memory() // 1024)
 """
 
 
