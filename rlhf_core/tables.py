@@ -23,7 +23,7 @@ TextSplit = Literal["train", "validation"]
 
 _WHERE = [("file", pa.string()), ("line", pa.int64())]
 
-_SCHEMAS: Mapping[str, pa.Schema] = {
+SCHEMAS: Mapping[str, pa.Schema] = {
     "demonstrations": pa.schema([("prompt", pa.string()), ("response", pa.string()), *_WHERE]),
     "preferences": pa.schema(
         [
@@ -40,6 +40,7 @@ _SCHEMAS: Mapping[str, pa.Schema] = {
     "prompts": pa.schema([("prompt", pa.string()), ("reference", pa.string()), *_WHERE]),
     "text": pa.schema([("text", pa.string()), *_WHERE]),
 }
+"""What each table of a data artifact holds, by its name."""
 
 _GROUP_BYTES = 4 * 2**20
 """Of rows that are held until they become a row group."""
@@ -78,7 +79,7 @@ def write_table(
     folder: Path, table: Table, split: str, rows: Sequence[Mapping[str, object]]
 ) -> None:
     """`folder` holds the table's Parquet file for `split`, also when there are no rows."""
-    schema = _SCHEMAS[table]
+    schema = SCHEMAS[table]
     kept = [
         {name: row[name] for name in schema.names if name in row or name not in _MAY_LACK}
         for row in rows
@@ -95,7 +96,7 @@ class TableWriter:
     """
 
     def __init__(self, folder: Path, table: Table, split: str) -> None:
-        self.schema = _SCHEMAS[table]
+        self.schema = SCHEMAS[table]
         self._held: list[pa.Table] = []
         self._held_bytes = 0
         self._writer = pq.ParquetWriter(_file(folder, table, split), self.schema)
@@ -143,7 +144,7 @@ def _read(folder: Path, table: Table, split: str) -> "pd.DataFrame":
             stored.column(field.name).to_pylist(),
             dtype="int64" if field.type == pa.int64() else object,
         )
-        for field in _SCHEMAS[table]
+        for field in SCHEMAS[table]
     }
     return pd.DataFrame(columns)
 

@@ -21,15 +21,9 @@ _TO_LINES = "`jq -c '.[]' FILE > NEW` gives each value of a list a line of its o
 
 def json_rows(name: str, blocks: Iterable[Lines]) -> Iterator[RawRow | Fault]:
     """A row from each line that is not blank and holds one JSON object; a fault from the others."""
-    head, blocks, is_whole = _begun(blocks, SEVERAL_LINES)
-    yield from _mark_at_start(name, head)
-    other = other_line_format(name, head, is_text=False, is_whole=is_whole)
-    if other is not None:
-        yield other
-        return
-    for block in chain(head, blocks):
-        if block.oversized:
-            yield _oversized(name, block)
+    for block in _readable(name, blocks, is_text=False):
+        if isinstance(block, Fault):
+            yield block
             continue
         number = block.first
         for place, fields in enumerate(certain_objects(block.lines)):
@@ -43,15 +37,9 @@ def json_rows(name: str, blocks: Iterable[Lines]) -> Iterator[RawRow | Fault]:
 
 def text_rows(name: str, blocks: Iterable[Lines]) -> Iterator[RawRow | Fault]:
     """A row from each line that is not blank, under the name `text`."""
-    head, blocks, is_whole = _begun(blocks, 1)
-    yield from _mark_at_start(name, head)
-    other = other_line_format(name, head, is_text=True, is_whole=is_whole)
-    if other is not None:
-        yield other
-        return
-    for block in chain(head, blocks):
-        if block.oversized:
-            yield _oversized(name, block)
+    for block in _readable(name, blocks, is_text=True):
+        if isinstance(block, Fault):
+            yield block
             continue
         for place, line in enumerate(block.lines):
             content = line.removesuffix(b"\r")
@@ -62,6 +50,18 @@ def text_rows(name: str, blocks: Iterable[Lines]) -> Iterator[RawRow | Fault]:
                     yield text._replace(field="text")
                 else:
                     yield RawRow(name, number, {"text": text})
+
+
+def _readable(name: str, blocks: Iterable[Lines], *, is_text: bool) -> Iterator[Lines | Fault]:
+    """The blocks of the file, a fault for each oversized one; one alone for another format."""
+    head, blocks, is_whole = _begun(blocks, 1 if is_text else SEVERAL_LINES)
+    yield from _mark_at_start(name, head)
+    other = other_line_format(name, head, is_text=is_text, is_whole=is_whole)
+    if other is not None:
+        yield other
+        return
+    for block in chain(head, blocks):
+        yield _oversized(name, block) if block.oversized else block
 
 
 def _begun(blocks: Iterable[Lines], count: int) -> tuple[list[Lines], Iterator[Lines], bool]:

@@ -13,21 +13,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from rlhf_core.data.batches import RowBatch, Texts
+from rlhf_core.tables import SCHEMAS
 
-SCHEMA = pa.schema(
-    [
-        ("number", pa.uint32()),
-        ("prompt", pa.string()),
-        ("responses", pa.list_(pa.string())),
-        ("ranks", pa.list_(pa.int64())),
-        ("source", pa.string()),
-        ("group", pa.string()),
-        ("margin", pa.float64()),
-        ("confidence", pa.string()),
-        ("file", pa.string()),
-        ("line", pa.int64()),
-    ]
-)
+SCHEMA = pa.schema([("number", pa.uint32()), *SCHEMAS["preferences"]])
 
 
 @contextmanager
