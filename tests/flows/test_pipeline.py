@@ -34,6 +34,7 @@ def run_json(recipe: Path, store: Path, servers: dict[str, str]) -> dict:
     return json.loads(done.stdout)
 
 
+@pytest.mark.timeout(900)  # two whole runs, and a dozen commands on what they made
 def test_a_recipe_runs_to_the_end_twice_with_the_same_bits_and_traces_to_its_files(
     tiny_recipe, tmp_path, servers
 ):
