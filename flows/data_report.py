@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def show(checked: "Checked") -> None:
     """Print the report; the rows that a refusal names are left to the refusal."""
-    from rlhf_core.data.rules import render_faults
+    from rlhf_core.data.faults import render_faults
     from rlhf_core.data.token_notes import token_notes
 
     _show_tables(checked.facts)

@@ -9,7 +9,7 @@ from typing import Any, Union, get_args, get_origin
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from rlhf_core.data.rules import visible
+from rlhf_core.data.shown_text import visible
 from rlhf_core.errors import RecipeError
 from rlhf_core.settings.base import Settings
 from rlhf_core.settings.recipe import Recipe

@@ -13,10 +13,11 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
+from rlhf_core.data.faults import Fault
 from rlhf_core.data.loose_files import loose_files
 from rlhf_core.data.report_file import REPORT, REPORT_FILES, read_facts, read_faults
-from rlhf_core.data.rules import Fault, visible
 from rlhf_core.data.schemas import TableName
+from rlhf_core.data.shown_text import visible
 from rlhf_core.data.totals import first_faults
 from rlhf_core.errors import DataError, RecipeError, StorageError
 from rlhf_core.recipes import recipe_of

@@ -24,12 +24,13 @@ from rlhf_core.data.fault_log import (
     settle,
     tell,
 )
+from rlhf_core.data.faults import Fault, render_faults
 from rlhf_core.data.field_places import in_the_file
 from rlhf_core.data.numbered import NumberedFault
 from rlhf_core.data.reading import ReadBatch, TableReader
 from rlhf_core.data.row_sets import Flags, RowSet
 from rlhf_core.data.rows import Row, RowReader
-from rlhf_core.data.rules import FILE_RULES, LENGTH_RULES, RULES, Action, Fault, render_faults
+from rlhf_core.data.rules import FILE_RULES, LENGTH_RULES, RULES, Action
 from rlhf_core.data.schemas import TableName, check_batch
 from rlhf_core.data.set_aside import AsideRows
 from rlhf_core.data.text_warnings import text_warnings

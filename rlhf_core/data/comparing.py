@@ -6,11 +6,11 @@ from tempfile import TemporaryDirectory
 
 from rlhf_core.data.batches import RowBatch
 from rlhf_core.data.contradictions import Circle, ComparisonFinder
+from rlhf_core.data.faults import Fault
 from rlhf_core.data.numbered import NumberedFault
 from rlhf_core.data.places import Places
 from rlhf_core.data.repeats import RepeatFinder
 from rlhf_core.data.rows import Row
-from rlhf_core.data.rules import Fault
 from rlhf_core.data.schemas import TableName, check_batch
 
 _NAMED = 5

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rlhf_core.data.batches import MAX_ROWS, RowBatch
+from rlhf_core.data.faults import Fault
 from rlhf_core.data.numbered import NumberedFault
 from rlhf_core.data.rows import Row
-from rlhf_core.data.rules import Fault
 from rlhf_core.data.spills import LineSpill, hash_part
 
 _ROWS_PER_PART = 2**14

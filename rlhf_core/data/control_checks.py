@@ -8,9 +8,10 @@ from itertools import accumulate
 
 from rlhf_core.data.control_tokens import ControlTokens, Spelling, any_of
 from rlhf_core.data.dialogues import ASSISTANT, HUMAN, is_transcript
+from rlhf_core.data.faults import Fault
 from rlhf_core.data.rows import Row
-from rlhf_core.data.rules import Fault, escaped
 from rlhf_core.data.schemas import TableName, field_names
+from rlhf_core.data.shown_text import escaped
 
 _MARKERS = re.compile(any_of((HUMAN, ASSISTANT)))
 

@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Literal, NamedTuple, TypedDict
 
 from rlhf_core.data.raw_rows import type_in_words
-from rlhf_core.data.rules import escaped, shown_key
+from rlhf_core.data.shown_text import escaped, shown_key
 from rlhf_core.data.texts import is_blank
 from rlhf_core.data.unusable import UnusableError
 

@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from rlhf_core.data.faults import SHOWN_PER_RULE, Fault
 from rlhf_core.data.row_sets import RowSet
-from rlhf_core.data.rules import LENGTH_RULES, SHOWN_PER_RULE, Action, Fault
+from rlhf_core.data.rules import LENGTH_RULES, Action
 from rlhf_core.data.spills import LineSpill
 
 _ROWS_PER_PART = 2**14

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
+from rlhf_core.data.faults import Fault
 from rlhf_core.data.row_forms import Form
-from rlhf_core.data.rules import Fault
 
 _WITHIN: Mapping[Form, Mapping[str, str]] = {
     "messages": {"prompt": "messages", "response": "messages"},

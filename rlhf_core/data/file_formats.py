@@ -1,7 +1,8 @@
 """What a file holds is told by its first bytes; its name must agree."""
 
 from rlhf_core.data.encodings import wide_encoding
-from rlhf_core.data.rules import Fault, escaped
+from rlhf_core.data.faults import Fault
+from rlhf_core.data.shown_text import escaped
 
 HEAD_BYTES = 4096
 """How much of a file's beginning tells what it is."""

@@ -9,9 +9,9 @@ from typing import Protocol
 
 from rlhf_core.data.batches import RowBatch
 from rlhf_core.data.checking import CheckedTable, KeepsRows, RowsSeen, TableCheck
+from rlhf_core.data.faults import Fault
 from rlhf_core.data.leaks import LeakFinder
 from rlhf_core.data.row_sets import Flags
-from rlhf_core.data.rules import Fault
 from rlhf_core.data.schemas import TableName
 from rlhf_core.data.sides import Sides, Splitter
 from rlhf_core.data.staging import StagedRows

@@ -9,7 +9,8 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rlhf_core.data.rules import Fault, render_faults, visible
+from rlhf_core.data.faults import Fault, render_faults
+from rlhf_core.data.shown_text import visible
 from rlhf_core.data.sources import DATA_SUFFIXES, LocalFile, RawRow, local_file, read_file
 from rlhf_core.errors import DataError
 from rlhf_core.settings.data import TableSettings

@@ -6,9 +6,10 @@ from functools import cache
 
 from rlhf_core.data.control_checks import JoinedRows, rows_with, text_fields
 from rlhf_core.data.control_tokens import any_of
+from rlhf_core.data.faults import Fault
 from rlhf_core.data.rows import Row
-from rlhf_core.data.rules import Fault, escaped
 from rlhf_core.data.schemas import TableName
+from rlhf_core.data.shown_text import escaped
 
 FAMILIES: Mapping[str, tuple[str, ...]] = {
     "ChatML": ("<|im_start|>", "<|im_end|>", "<|im_sep|>"),

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 
 from rlhf_core.data.batches import RowBatch
+from rlhf_core.data.faults import Fault
 from rlhf_core.data.places import Place
 from rlhf_core.data.row_sets import Flags, RowSet
-from rlhf_core.data.rules import Fault
 from rlhf_core.data.schemas import TableName
 from rlhf_core.data.shingles import ShingleHasher, jaccard, numbers_in
 from rlhf_core.data.sides import Sides

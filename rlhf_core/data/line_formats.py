@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 
 from rlhf_core.data.fast_json import quick_value
+from rlhf_core.data.faults import Fault
 from rlhf_core.data.physical_lines import Lines
-from rlhf_core.data.rules import Fault, escaped
+from rlhf_core.data.shown_text import escaped
 from rlhf_core.data.strict_json import JsonError, parse_json
 
 SEVERAL_LINES = 4

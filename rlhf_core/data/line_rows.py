@@ -5,6 +5,7 @@ from itertools import chain, islice
 
 from rlhf_core.data.encodings import BYTE_ORDER_MARK, guess_encoding
 from rlhf_core.data.fast_json import certain_objects, quick_value
+from rlhf_core.data.faults import Fault
 from rlhf_core.data.line_formats import SEVERAL_LINES, other_line_format
 from rlhf_core.data.physical_lines import (
     MAX_ROW_BYTES,
@@ -13,7 +14,6 @@ from rlhf_core.data.physical_lines import (
     Lines,
 )
 from rlhf_core.data.raw_rows import RawRow, type_in_words
-from rlhf_core.data.rules import Fault
 from rlhf_core.data.strict_json import JsonError, parse_json
 
 _TO_LINES = "`jq -c '.[]' FILE > NEW` gives each value of a list a line of its own"

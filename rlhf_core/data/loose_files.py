@@ -7,11 +7,12 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+from rlhf_core.data.faults import Fault, render_faults
 from rlhf_core.data.raw_rows import characters_of
 from rlhf_core.data.row_fields import keys_in_words
 from rlhf_core.data.rows import Form, form_of
-from rlhf_core.data.rules import Fault, render_faults, visible
 from rlhf_core.data.schemas import TableName
+from rlhf_core.data.shown_text import visible
 from rlhf_core.data.sources import DATA_SUFFIXES, LocalFile, RawRow, read_file
 from rlhf_core.errors import DataError
 

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from rlhf_core.data.rules import Fault
+from rlhf_core.data.faults import Fault
 
 
 class NumberedFault(NamedTuple):

@@ -6,7 +6,7 @@ from typing import BinaryIO, Protocol
 import pyarrow as pa
 
 from rlhf_core.data.file_formats import GZIP, ZSTD
-from rlhf_core.data.rules import visible
+from rlhf_core.data.shown_text import visible
 
 _READ_BYTES = 2**16
 

@@ -4,11 +4,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
+from rlhf_core.data.faults import SHOWN_PER_RULE, Fault, field_of
 from rlhf_core.data.page_drawings import length_drawings
 from rlhf_core.data.page_facts import facts_table, other_facts, other_facts_of
 from rlhf_core.data.page_style import STYLE
 from rlhf_core.data.page_tokens import token_section
-from rlhf_core.data.rules import RULES, SHOWN_PER_RULE, Fault, field_of, visible
+from rlhf_core.data.rules import RULES
+from rlhf_core.data.shown_text import visible
 from rlhf_core.data.totals import ACTION_WORDS, first_faults, joined_comparisons
 from rlhf_core.pages.html import document, table, text, tile
 from rlhf_core.pages.stylesheet import STYLESHEET

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rlhf_core.data.page_tokens import TOKEN_FACTS
-from rlhf_core.data.rules import visible
+from rlhf_core.data.shown_text import visible
 from rlhf_core.pages.html import table, text
 from rlhf_core.pages.wording import percent
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from rlhf_core.data.rules import visible
+from rlhf_core.data.shown_text import visible
 from rlhf_core.pages.html import estimate, table, text
 from rlhf_core.pages.wording import decimal, percent
 from rlhf_core.statistics import Interval

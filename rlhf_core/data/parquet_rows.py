@@ -6,10 +6,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rlhf_core.data.faults import Fault
 from rlhf_core.data.parquet_pages import PageSizes, page_sizes
 from rlhf_core.data.physical_lines import MAX_ROW_BYTES
 from rlhf_core.data.raw_rows import RawRow
-from rlhf_core.data.rules import Fault, shown_key, visible
+from rlhf_core.data.shown_text import shown_key, visible
 
 _BATCH_BYTES = 4 * 2**20
 _LARGEST_PAGE = 128 * 2**20

@@ -4,8 +4,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from rlhf_core.data.disk_room import TO_EXAMINE
+from rlhf_core.data.faults import Fault, render_faults
 from rlhf_core.data.reading import TableReader
-from rlhf_core.data.rules import RULES, Fault, render_faults
+from rlhf_core.data.rules import RULES
 from rlhf_core.data.schemas import check_batch
 from rlhf_core.errors import DataError
 from rlhf_core.settings.data import TableSettings

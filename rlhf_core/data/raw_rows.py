@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from rlhf_core.data.rules import escaped, shown_key
+from rlhf_core.data.shown_text import escaped, shown_key
 
 
 class RawRow(NamedTuple):

@@ -10,13 +10,14 @@ from typing import NamedTuple
 from rlhf_core.data.batches import MAX_CHARACTERS, MAX_ROWS, RowBatch
 from rlhf_core.data.comparisons import RankingJoiner
 from rlhf_core.data.disk_room import check_disk_room
+from rlhf_core.data.faults import Fault
 from rlhf_core.data.hub import Source, find_sources, read_rows
 from rlhf_core.data.numbered import NumberedFault
 from rlhf_core.data.origins import read_origin
 from rlhf_core.data.places import Places
 from rlhf_core.data.raw_rows import RawRow, characters_of
 from rlhf_core.data.rows import PREFERENCE_FORMS, Form, Row, RowReader, form_of_most
-from rlhf_core.data.rules import BESIDE_ROWS, Fault
+from rlhf_core.data.rules import BESIDE_ROWS
 from rlhf_core.data.schemas import TableName
 from rlhf_core.data.sources import LocalFile
 from rlhf_core.errors import DataError

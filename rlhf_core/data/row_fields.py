@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from rlhf_core.data.near_names import nearest_key
 from rlhf_core.data.raw_rows import described
-from rlhf_core.data.rules import shown_key
+from rlhf_core.data.shown_text import shown_key
 from rlhf_core.data.unusable import UnusableError
 
 Fields = Mapping[str, object]

@@ -14,7 +14,7 @@ from rlhf_core.data.dialogues import (
 )
 from rlhf_core.data.raw_rows import described
 from rlhf_core.data.row_fields import Fields, list_of, present, text_of
-from rlhf_core.data.rules import escaped
+from rlhf_core.data.shown_text import escaped
 from rlhf_core.data.unusable import UnusableError
 
 Form = Literal[

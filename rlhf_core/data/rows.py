@@ -8,12 +8,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from rlhf_core.data.faults import Fault, render_faults
 from rlhf_core.data.near_names import nearest_key, nearly_known
 from rlhf_core.data.raw_rows import RawRow
 from rlhf_core.data.row_fields import Fields, keys_in_words, label_of
 from rlhf_core.data.row_forms import COLUMNS_OF_FORM, PREFERENCE_FORMS, Form, Parts, parts_reader
-from rlhf_core.data.rules import Fault, render_faults, shown_key
 from rlhf_core.data.scores import SCORED, check_score, confidence_of, margin_of, scored_against
+from rlhf_core.data.shown_text import shown_key
 from rlhf_core.data.unusable import UnusableError
 from rlhf_core.errors import DataError
 

@@ -1,11 +1,9 @@
 """The rules that a row must meet: one table, with what is done by default and how to mend."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 Action = Literal["refuse", "set_aside", "warn"]
-
-SHOWN_PER_RULE = 20
 
 
 class Rule(NamedTuple):
@@ -16,16 +14,6 @@ class Rule(NamedTuple):
     action: Action
     why: str
     mend: str
-
-
-class Fault(NamedTuple):
-    """One row that breaks one rule; `seen` says what stood there, short and escaped."""
-
-    rule: str
-    file: str
-    line: int
-    field: str
-    seen: str
 
 
 _TABLE = (
@@ -429,66 +417,3 @@ def allowed_actions(rule_id: str) -> tuple[Action, ...]:
     if rule_id in _USABLE or rule_id in BESIDE_ROWS:
         return ("refuse", "set_aside", "warn")
     return ("refuse", "set_aside")
-
-
-def render_faults(faults: Sequence[Fault], counts: Mapping[str, int] | None = None) -> str:
-    """The faults rule by rule, at most 20 of each, every block ending in why and how to mend.
-
-    `counts` says how many there are of each rule where `faults` are only the first ones.
-    """
-    totals = count_by_rule(faults) if counts is None else counts
-    blocks = []
-    for rule_id in sorted({fault.rule for fault in faults}):
-        rule = RULES[rule_id]
-        shown = [fault for fault in faults if fault.rule == rule_id][:SHOWN_PER_RULE]
-        lines = []
-        for fault in shown:
-            lines.append(f"{place_of(fault)}  rule {rule.id} {rule.title}")
-            lines.append(f"  seen: {visible(fault.seen)}")
-        if totals[rule_id] > len(shown):
-            lines.append(f"  ... and {totals[rule_id] - len(shown):,} more rows of this rule")
-        blocks.append("\n".join([*lines, f"  why : {rule.why}", f"  mend: {rule.mend}"]))
-    return "\n".join(blocks)
-
-
-def place_of(fault: Fault) -> str:
-    """File, line and field of a fault, in the manner that editors and terminals follow."""
-    return f'{visible(fault.file)}:{fault.line}  field "{field_of(fault)}"'
-
-
-def field_of(fault: Fault) -> str:
-    """The field that is at fault, or that all of the line or of the file is."""
-    if fault.field:
-        return visible(fault.field)
-    return "(whole file)" if fault.rule in FILE_RULES else "(whole line)"
-
-
-def count_by_rule(faults: Sequence[Fault]) -> dict[str, int]:
-    """How many faults each broken rule has."""
-    return {
-        rule_id: sum(fault.rule == rule_id for fault in faults)
-        for rule_id in sorted({fault.rule for fault in faults})
-    }
-
-
-def escaped(text: str) -> str:
-    """A short form of `text` for messages: 40 characters, no control character unescaped."""
-    return ascii(text) if len(text) <= 40 else ascii(text[:40]) + f"... ({len(text)} characters)"
-
-
-def visible(text: str) -> str:
-    """The text as it stands, but with what cannot be seen, or turns the line around, escaped.
-
-    Of more than 400 characters the middle is left out.
-    """
-    shown = "".join(
-        character if character.isprintable() else ascii(character)[1:-1] for character in text
-    )
-    return shown if len(shown) <= 400 else f"{shown[:190]}...{shown[-190:]}"
-
-
-def shown_key(key: str) -> str:
-    """A key of the user's data as messages name it: short, with nothing a terminal acts on."""
-    if key.isprintable() and 0 < len(key) <= 40:
-        return key
-    return escaped(key)

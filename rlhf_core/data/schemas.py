@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlhf_core.data.batches import RowBatch, Texts
+from rlhf_core.data.faults import Fault
 from rlhf_core.data.rows import Row
-from rlhf_core.data.rules import Fault
 from rlhf_core.data.texts import is_blank
 
 TableName = Literal["demonstrations", "preferences", "prompts", "text"]

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from rlhf_core.data.faults import Fault
 from rlhf_core.data.rows import Row
-from rlhf_core.data.rules import RULES, Fault
+from rlhf_core.data.rules import RULES
 from rlhf_core.data.spills import LineSpill
 from rlhf_core.data.staging import StagedRows
 

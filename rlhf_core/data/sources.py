@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from rlhf_core.data.faults import Fault
 from rlhf_core.data.file_formats import (
     DATA_SUFFIXES,
     HEAD_BYTES,
@@ -29,7 +30,6 @@ from rlhf_core.data.physical_lines import (
     physical_lines,
 )
 from rlhf_core.data.raw_rows import RawRow, type_in_words
-from rlhf_core.data.rules import Fault
 from rlhf_core.errors import DataError
 
 __all__ = [

@@ -12,7 +12,7 @@ from json.decoder import scanstring  # type: ignore[attr-defined]
 from typing import NamedTuple
 
 from rlhf_core.data.json_advice import advice_at, number_advice
-from rlhf_core.data.rules import escaped, shown_key
+from rlhf_core.data.shown_text import escaped, shown_key
 
 MAX_DEPTH = 200
 MAX_DIGITS = 1000

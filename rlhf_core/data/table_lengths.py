@@ -11,12 +11,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from rlhf_core.data.faults import Fault
 from rlhf_core.data.length_baseline import Compared, Prediction, predictions
 from rlhf_core.data.lengths import LengthCounter, Units
 from rlhf_core.data.row_sample import RowSample
 from rlhf_core.data.rows import Row
-from rlhf_core.data.rules import Fault, escaped
 from rlhf_core.data.schemas import TableName, field_names
+from rlhf_core.data.shown_text import escaped
 from rlhf_core.settings.data import DataSettings
 from rlhf_core.settings.model import ModelSettings
 

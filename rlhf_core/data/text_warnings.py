@@ -3,7 +3,7 @@
 import numpy as np
 
 from rlhf_core.data.batches import RowBatch, Texts
-from rlhf_core.data.rules import Fault
+from rlhf_core.data.faults import Fault
 from rlhf_core.data.schemas import TableName, field_names
 from rlhf_core.data.texts import odd_places, oddities
 

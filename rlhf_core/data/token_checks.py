@@ -14,10 +14,10 @@ from rlhf_core.data.control_checks import (
     check_control_tokens,
     check_turn_markers,
 )
+from rlhf_core.data.faults import Fault
 from rlhf_core.data.known_tokens import check_known_tokens
 from rlhf_core.data.lengths import LengthCounter, length_counter
 from rlhf_core.data.rows import Row
-from rlhf_core.data.rules import Fault
 from rlhf_core.data.schemas import TableName
 from rlhf_core.data.table_lengths import TableLengths
 from rlhf_core.settings.data import DataSettings

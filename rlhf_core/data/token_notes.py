@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rlhf_core.data.rules import visible
+from rlhf_core.data.shown_text import visible
 
 SOURCES = 3
 """Sources of preferences for which a line says what length predicts."""

@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from rlhf_core.data.rules import RULES, SHOWN_PER_RULE, Action, Fault
+from rlhf_core.data.faults import SHOWN_PER_RULE, Fault
+from rlhf_core.data.rules import RULES, Action
 
 ACTION_WORDS: Mapping[str, str] = {
     "refuse": "refused",

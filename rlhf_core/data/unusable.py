@@ -1,6 +1,6 @@
 """The error inside the reading of one row."""
 
-from rlhf_core.data.rules import Fault
+from rlhf_core.data.faults import Fault
 
 
 class UnusableError(Exception):

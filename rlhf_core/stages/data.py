@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 
 from rlhf_core.data.checking import CheckedTable, refusal, rule_actions
 from rlhf_core.data.distributions import accounts_of, facts_of
+from rlhf_core.data.faults import Fault
 from rlhf_core.data.gate import Gate, scratch_folder
 from rlhf_core.data.page import PAGE, data_page
 from rlhf_core.data.report_file import REPORT, write_report
-from rlhf_core.data.rules import RULES, Fault
+from rlhf_core.data.rules import RULES
 from rlhf_core.data.schemas import TableName
 from rlhf_core.data.sides import Sides, Splitter, side_facts
 from rlhf_core.data.staging import StagedRows, memory_given_back

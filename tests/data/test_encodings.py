@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from rlhf_core.data.batches import RowBatch
 from rlhf_core.data.comparing import check_rows
+from rlhf_core.data.faults import Fault
 from rlhf_core.data.rows import Row
-from rlhf_core.data.rules import RULES, Fault
+from rlhf_core.data.rules import RULES
 from rlhf_core.data.sources import LocalFile, RawRow, read_file
 from rlhf_core.data.text_warnings import text_warnings
 from rlhf_core.data.texts import odd_places, oddities

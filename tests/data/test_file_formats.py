@@ -13,8 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from rlhf_core.data.faults import Fault
 from rlhf_core.data.parquet_pages import PageSizes, page_sizes
-from rlhf_core.data.rules import RULES, Fault
+from rlhf_core.data.rules import RULES
 from rlhf_core.data.sources import MAX_ROW_BYTES, LocalFile, RawRow, read_file
 
 ROOT = Path(__file__).parents[2]

@@ -12,8 +12,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rlhf_core.data.fast_json import certain_objects
+from rlhf_core.data.faults import Fault
 from rlhf_core.data.raw_rows import RawRow
-from rlhf_core.data.rules import Fault
 from rlhf_core.data.sources import LocalFile, read_file
 from rlhf_core.data.strict_json import MAX_DEPTH, JsonError, parse_json
 

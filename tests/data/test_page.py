@@ -3,9 +3,10 @@ import re
 import pytest
 
 from rlhf_core.data.distributions import accounts_of, facts_of
+from rlhf_core.data.faults import SHOWN_PER_RULE
 from rlhf_core.data.page import SHOWN_FAULTS, data_page
 from rlhf_core.data.rows import Row
-from rlhf_core.data.rules import RULES, SHOWN_PER_RULE
+from rlhf_core.data.rules import RULES
 from rlhf_core.data.totals import rule_facts
 
 

@@ -8,9 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from rlhf_core.data.comparing import check_rows
+from rlhf_core.data.faults import Fault
 from rlhf_core.data.near_names import nearly_known
 from rlhf_core.data.rows import Form, Row, RowReader
-from rlhf_core.data.rules import RULES, Fault
+from rlhf_core.data.rules import RULES
 from rlhf_core.data.sources import LocalFile, RawRow, read_file
 
 PAIR = {"prompt": "Is 2 even?", "chosen": "Yes, it is.", "rejected": "Who can say?"}

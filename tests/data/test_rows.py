@@ -3,8 +3,8 @@ import pytest
 from rlhf_core.data.comparing import check_rows
 from rlhf_core.data.comparisons import NumberedRow, join_rankings
 from rlhf_core.data.dialogues import render_messages, split_opening, split_transcripts
+from rlhf_core.data.faults import Fault, render_faults
 from rlhf_core.data.rows import Form, Row, RowReader, form_of
-from rlhf_core.data.rules import Fault, render_faults
 from rlhf_core.data.sources import RawRow
 from rlhf_core.data.unusable import UnusableError
 from rlhf_core.errors import DataError

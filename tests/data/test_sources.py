@@ -9,8 +9,9 @@ import huggingface_hub
 import pandas as pd
 import pytest
 
+from rlhf_core.data.faults import Fault
 from rlhf_core.data.hub import HubData, find_sources, read_rows
-from rlhf_core.data.rules import RULES, Fault
+from rlhf_core.data.rules import RULES
 from rlhf_core.data.sources import MAX_ROW_BYTES, LocalFile, RawRow, local_file, read_file
 from rlhf_core.errors import DataError
 from rlhf_core.settings.data import TableSettings
